@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_SESSION_H
+#define TERN_SESSION_H
+
+/*
+ * A session is one migration seen from one side.
+ *
+ *	struct tern_session *s;
+ *	tern_session_new(TERN_SOURCE, &s);
+ *	tern_session_add_region(s, &(struct tern_region_desc){ .name = "ram", ... });
+ *	tern_session_set_vm_ops(s, &ops, vm);
+ *	tern_session_connect(s, "tcp:host:4444");	// returns at once
+ *	tern_session_wait(s, -1);			// 0: completed
+ *	tern_session_delete(&s);
+ *
+ * The destination calls tern_session_listen() instead of connect.  There is no
+ * global state: any number of sessions, in both roles, may live in a process.
+ *
+ * Threads: a session starts one thread of its own, one for the control queue
+ * and one per channel, when it connects or listens, and joins them before
+ * tern_session_delete() returns.  Unless said otherwise, functions may be
+ * called from any thread but one session is configured by one thread only,
+ * before it is started.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <tern/error.h>
+#include <tern/region.h>
+#include <tern/vm.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct tern_session;
+
+enum tern_role {
+	TERN_SOURCE,
+	TERN_DESTINATION,
+};
+
+/* States; names as in QEMU's query-migrate. */
+enum tern_state {
+	TERN_STATE_NONE = 0,
+	TERN_STATE_SETUP,            /* connecting, handshake, channels */
+	TERN_STATE_ACTIVE,           /* precopy rounds, the source guest runs */
+	TERN_STATE_PRE_SWITCHOVER,   /* source guest paused, waiting for the VMM */
+	TERN_STATE_DEVICE,           /* source guest paused, last pages and device state */
+	TERN_STATE_POSTCOPY_ACTIVE,  /* destination guest runs, pages still missing */
+	TERN_STATE_POSTCOPY_PAUSED,  /* the same, link lost */
+	TERN_STATE_POSTCOPY_RECOVER, /* the same, new link being set up */
+	TERN_STATE_COMPLETED,
+	TERN_STATE_FAILED,
+	TERN_STATE_CANCELLING,
+	TERN_STATE_CANCELLED,
+	TERN_STATE_NR,
+};
+
+/*
+ * Who may run the guest now that the session has ended (invariant 1).
+ * Meaningful in COMPLETED, FAILED and CANCELLED.
+ */
+enum tern_outcome {
+	TERN_OUTCOME_NONE = 0,    /* not ended yet */
+	TERN_OUTCOME_SOURCE,      /* the source guest runs on (or was never paused) */
+	TERN_OUTCOME_DESTINATION, /* the destination guest runs */
+	TERN_OUTCOME_UNKNOWN,     /* source only: GO was sent and no answer came.  The
+				   * source stays paused; ask the destination host. */
+	TERN_OUTCOME_NEITHER,     /* GO was given, but the destination said that it could
+				   * not run the guest; both are paused */
+	TERN_OUTCOME_NR,
+};
+
+/* Parameters; tern_param_info() gives name, unit, limits and default. */
+enum tern_param {
+	TERN_PARAM_CHANNELS = 0,     /* data channels; 0: choose */
+	TERN_PARAM_CHUNK_BYTES,      /* largest single write */
+	TERN_PARAM_STRIPE_BYTES,     /* unit of channel ownership */
+	TERN_PARAM_DOWNTIME_LIMIT_MS,
+	TERN_PARAM_MAX_BANDWIDTH,    /* bytes per second for rounds; 0: no limit.  Not
+				      * applied while the guest is paused. */
+	TERN_PARAM_PEER_TIMEOUT_MS,  /* a peer silent for so long is lost */
+	TERN_PARAM_TIMEOUT_MS,       /* whole migration, from connect(); 0: none */
+	TERN_PARAM_ZEROCOPY,         /* TCP: ask for MSG_ZEROCOPY (0/1) */
+	TERN_PARAM_DIRTY_PROVIDER,   /* enum tern_dirty_provider */
+	TERN_PARAM_STATE_MAX,        /* largest device state accepted or sent, bytes */
+	TERN_PARAM_NR,
+};
+
+enum tern_dirty_provider {
+	TERN_DIRTY_AUTO = 0,       /* callbacks if set, else the best userfaultfd one */
+	TERN_DIRTY_NONE,           /* the guest is paused for the whole migration */
+	TERN_DIRTY_UFFD_WP_ASYNC,  /* userfaultfd WP async + PAGEMAP_SCAN, Linux >= 6.7 */
+	TERN_DIRTY_UFFD_WP_SYNC,   /* userfaultfd write-protect faults, Linux >= 5.7 */
+	TERN_DIRTY_CALLBACKS,      /* tern_session_set_dirty_ops() */
+	TERN_DIRTY_NR,
+};
+
+struct tern_param_info {
+	const char *name; /* "downtime-limit" */
+	const char *unit; /* "ms", "bytes", "bytes/s", "" */
+	uint64_t min, max, def;
+};
+
+enum tern_event_type {
+	TERN_EVENT_STATE = 0, /* state changed; .state */
+	TERN_EVENT_ROUND,     /* a precopy round ended; statistics are up to date */
+	TERN_EVENT_STRANGER,  /* destination: a connection was turned away; .error */
+	TERN_EVENT_WARNING,   /* something the operator may want to know; .error */
+	TERN_EVENT_NR,
+};
+
+struct tern_event {
+	enum tern_event_type type;
+	enum tern_state state;          /* the session's state now */
+	const struct tern_error *error; /* or NULL; valid during the call */
+};
+
+/*
+ * Called on a thread of the session, with no lock held, one event at a time.
+ * Must return soon; may call tern_session_stats(), tern_session_cancel() and
+ * tern_session_error().
+ */
+typedef void tern_event_fn(void *opaque, const struct tern_event *event);
+
+/* tern_version - the library's version, as "0.1.0".  Any thread. */
+const char *tern_version(void);
+
+/* Names as printed and as in QEMU; "unknown" for other values.  Any thread. */
+const char *tern_state_name(enum tern_state state);
+const char *tern_outcome_name(enum tern_outcome outcome);
+const char *tern_dirty_provider_name(enum tern_dirty_provider provider);
+
+/*
+ * tern_param_info - describe @param, or NULL if there is no such parameter.
+ * Any thread; the result is constant.
+ */
+const struct tern_param_info *tern_param_info(enum tern_param param);
+
+/*
+ * tern_session_new - make a session that is not connected to anything.
+ *
+ * Reads the machine's topology (some milliseconds).  Returns 0, -ENOMEM, or
+ * -EINVAL for an unknown role; *@out is set only on success.
+ */
+int tern_session_new(enum tern_role role, struct tern_session **out);
+
+/*
+ * tern_session_delete - end and free *@s, and set it to NULL.
+ *
+ * A running migration is cancelled first as by tern_session_cancel(); after
+ * GO, where it can no longer be cancelled, the call waits for the outcome.
+ * Blocks until all threads of the session have ended; not from a callback.
+ * Tolerates NULL and *@s == NULL.
+ */
+void tern_session_delete(struct tern_session **s);
+
+/*
+ * tern_session_set - set a parameter before the session is started.
+ *
+ * Returns 0; -EINVAL for an unknown parameter or a value that is no multiple
+ * of what it must be; -ERANGE outside the limits; -EBUSY once started.
+ * TERN_PARAM_MAX_BANDWIDTH and TERN_PARAM_DOWNTIME_LIMIT_MS may be set while a
+ * migration runs.
+ */
+int tern_session_set(struct tern_session *s, enum tern_param param, uint64_t value);
+
+/* tern_session_get - read a parameter.  Returns 0 or -EINVAL. */
+int tern_session_get(const struct tern_session *s, enum tern_param param, uint64_t *value);
+
+/*
+ * tern_session_add_region - adopt a block of guest RAM.
+ *
+ * The memory must stay mapped until the session is deleted.  Its contents are
+ * neither read nor allocated by this call.  Returns the region's id (0, 1, …
+ * in order of adding), or -EINVAL (bad name, size, alignment, flags; overlap in
+ * hva or gpa), -EEXIST (name taken), -ENOSPC (TERN_REGIONS_MAX), -EBUSY
+ * (started), -ENOMEM.  tern_session_error() has the sentence.
+ */
+int tern_session_add_region(struct tern_session *s, const struct tern_region_desc *desc);
+
+/* Callbacks; @ops is copied.  0, or -EBUSY once started. */
+int tern_session_set_vm_ops(struct tern_session *s, const struct tern_vm_ops *ops, void *opaque);
+int tern_session_set_dirty_ops(struct tern_session *s, const struct tern_dirty_ops *ops,
+			       void *opaque);
+int tern_session_set_event_handler(struct tern_session *s, tern_event_fn *fn, void *opaque);
+
+/*
+ * tern_session_connect - source: start the migration to @uri.
+ *
+ * Checks the URI and the configuration, starts the session's thread and
+ * returns; connecting itself happens there.  Returns 0, -EINVAL (URI, no
+ * region, role), -EBUSY (started before), -EPROTONOSUPPORT (transport not in
+ * this build), -ENOMEM, -EAGAIN (no thread).
+ */
+int tern_session_connect(struct tern_session *s, const char *uri);
+
+/*
+ * tern_session_listen - destination: wait for a source at @uri.
+ *
+ * Clears what is not zero in the regions (see TERN_REGION_ZEROED), binds, and
+ * returns; accepting happens on the session's thread.  Port 0 chooses a port;
+ * tern_session_uri() has it.  Returns as connect(), and -EADDRINUSE,
+ * -EADDRNOTAVAIL, -EACCES, and what else bind(2) gives.
+ *
+ * A stranger (no tern peer, another version, other regions, silent) is turned
+ * away with TERN_EVENT_STRANGER and the session goes on listening, until the
+ * first peer whose handshake succeeds.
+ */
+int tern_session_listen(struct tern_session *s, const char *uri);
+
+/*
+ * tern_session_uri - where the session listens or connects to.
+ *
+ * Returns the length of the URI as snprintf() does (0 before it is started).
+ */
+int tern_session_uri(const struct tern_session *s, char *buf, size_t size);
+
+/*
+ * tern_session_cancel - give up, from any thread or callback; never blocks.
+ *
+ * Before GO the source guest goes on and the session ends in CANCELLED.
+ * Returns 0 (also if already cancelling), -EBUSY once GO was given: the guest
+ * then belongs to the destination, -ESRCH if not started or already ended.
+ */
+int tern_session_cancel(struct tern_session *s);
+
+/*
+ * tern_session_wait - block until the session has ended.
+ *
+ * @timeout_ms < 0 waits forever.  Returns 0 if it completed, -ETIMEDOUT if it
+ * still runs, -ECANCELED if it was cancelled, -ESRCH if it was never started,
+ * or the code of its error.
+ */
+int tern_session_wait(struct tern_session *s, int timeout_ms);
+
+/* tern_session_state, tern_session_outcome - where the session is.  Any thread. */
+enum tern_state tern_session_state(const struct tern_session *s);
+enum tern_outcome tern_session_outcome(const struct tern_session *s);
+
+/*
+ * tern_session_error - copy the session's first error.
+ *
+ * Returns its code (0: there is none; *@out is cleared then).  Any thread.
+ */
+int tern_session_error(const struct tern_session *s, struct tern_error *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

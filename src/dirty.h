@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_SRC_DIRTY_H
+#define TERN_SRC_DIRTY_H
+
+/*
+ * Dirty providers: who tells which pages were written.
+ *
+ * A provider is a struct tern_dirty_ops (see include/tern/vm.h for the contract
+ * of start, sync, clear, stop) and its opaque pointer.  The engine uses it so:
+ *
+ *	start()                      track from now on
+ *	round 1: dirty = populated pages
+ *	each stripe, just before it is read:   clear(stripe)  may add bits
+ *	after each round:            sync(everything)  dirty |= written
+ *	guest paused:                sync(everything), last round without clear()
+ *	stop()
+ *
+ * A page that was a hole at start() and is written later must be reported.
+ */
+
+#include <tern/session.h>
+#include <tern/vm.h>
+
+struct region_list;
+struct populated;
+struct tern_error;
+
+struct dirty {
+	enum tern_dirty_provider kind;
+	struct tern_dirty_ops ops; /* all callable except clear, which may be NULL */
+	void *opaque;
+	void (*destroy)(void *opaque); /* NULL: caller's own callbacks */
+};
+
+/*
+ * dirty_init - make the provider @kind.
+ *
+ * TERN_DIRTY_AUTO takes @user if set, else the best userfaultfd provider that
+ * works on every region (probed, not guessed from versions).  TERN_DIRTY_NONE
+ * reports nothing.  @regions and @populated must outlive it.  Returns 0; -ENOSYS
+ * or -EPERM with a sentence that says what the kernel lacks and what to do.
+ */
+int dirty_init(struct dirty *d, enum tern_dirty_provider kind, const struct tern_dirty_ops *user,
+	       void *user_opaque, const struct region_list *regions,
+	       const struct populated *populated, struct tern_error *err);
+
+/* dirty_fini - after stop() if started; frees. */
+void dirty_fini(struct dirty *d);
+
+/* One file per provider. */
+int dirty_wp_async_new(struct dirty *d, const struct region_list *regions,
+		       const struct populated *populated, struct tern_error *err);
+int dirty_wp_sync_new(struct dirty *d, const struct region_list *regions,
+		      const struct populated *populated, struct tern_error *err);
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_SRC_POPULATED_H
+#define TERN_SRC_POPULATED_H
+
+/*
+ * Which pages of a region exist (invariant 10: untouched RAM costs nothing).
+ *
+ * A page is a hole if it was never touched: it reads as zero and has no memory.
+ * The kernel is asked, the memory itself is not touched, on any backing:
+ * pagemap for anonymous memory, SEEK_DATA/SEEK_HOLE for shmem (through the
+ * region's fd, or /proc/self/map_files), pagemap against the file's block count
+ * for hugetlbfs.  Where the kernel cannot tell, pages count as populated.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct region;
+struct tern_error;
+
+/* Files that the scans read; one per session, shared by its threads (read-only). */
+struct populated {
+	int pagemap_fd;   /* /proc/self/pagemap */
+	int *region_fd;   /* per region id: file for SEEK_DATA, or -1 */
+	bool *owned;      /* per region id: region_fd was opened by us */
+	unsigned nr;
+};
+
+struct region_list;
+
+/* populated_init / populated_fini - open and close what the scans need. */
+int populated_init(struct populated *p, const struct region_list *regions, struct tern_error *err);
+void populated_fini(struct populated *p);
+
+/*
+ * populated_scan - set in @bitmap the populated pages of [first, first + nr).
+ *
+ * Bit 0 of @bitmap is page @first, a multiple of 64.  Bits are only set.  May
+ * report a hole as populated, never the reverse.  Returns 0 or -errno with
+ * *err.  Any thread, concurrently.
+ */
+int populated_scan(const struct populated *p, const struct region *r, uint64_t first, uint64_t nr,
+		   uint64_t *bitmap, struct tern_error *err);
+
+#endif

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_SRC_TRANSPORT_H
+#define TERN_SRC_TRANSPORT_H
+
+/*
+ * The border between the engine and what moves bytes.
+ *
+ * The engine knows regions, pages, messages and states; a transport knows how
+ * to put a range of registered memory into the same place of the peer's
+ * memory, and how to carry small messages.  Neither looks into the other.  The
+ * table speaks the language of verbs, because TCP can imitate one-sided writes
+ * and RDMA should not imitate a stream.
+ *
+ * A connection (transport_conn) is a control queue plus N channels.
+ *
+ *   control queue   send/recv of bounded messages, reliable and in order, both
+ *                   directions; a transport that needs credits keeps them itself
+ *   channel i       write:  local range -> same range of the peer, one-sided
+ *                   notify: a small message, delivered to the peer's serve() in
+ *                           order with the channel's other notifies, and after
+ *                           every earlier write of the channel has been placed
+ *                   fence:  returns when every earlier write is placed and every
+ *                           earlier notify has been *handled* by the peer (its
+ *                           serve() was called again after returning it)
+ *
+ *   source                                   destination
+ *   connect()                                listen() accept()
+ *   expose(all regions)                      expose(all regions)
+ *   open_channels()                          open_channels()
+ *   write()/notify()/fence() per channel     serve() per channel
+ *   send()/recv()                            send()/recv()
+ *   abort(), close()                         revoke(), abort(), close()
+ *
+ * Rules for every function:
+ *  - 0 (or as stated) on success, negative errno on failure; the function that
+ *    first meets the failure fills *err with the sentence, the others pass it
+ *    on.  -ECANCELED means: abort() was called; *err may then be left alone.
+ *  - Functions "of the control sender", "of the control receiver" and "of a
+ *    channel" are each called by one thread at a time, but by different threads
+ *    at once.  abort() may be called by any thread at any time before close(),
+ *    and makes every blocked call return -ECANCELED soon.
+ *  - Everything the peer sent is checked before it is used (invariant 6): a
+ *    write outside an exposed range, an oversized message or an unknown frame
+ *    is -EPROTO (or -EBADMSG) with an error that names the field and value, and
+ *    touches no memory.
+ *  - Memory given to expose() is used only between expose() and revoke() or
+ *    close().  Source memory changes while it is being sent: a transport must
+ *    not rely on reading the same byte twice.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <tern/error.h>
+#include <tern/stats.h>
+
+struct uri;
+struct transport_listener;
+struct transport_conn;
+struct transport_channel;
+
+#define TRANSPORT_MSG_MAX 8192u      /* largest control message */
+#define TRANSPORT_NOTIFY_MAX 4096u   /* largest notify */
+#define TRANSPORT_SESSION_ID_LEN 16u
+#define TRANSPORT_CHANNELS_MAX 64u
+#define TRANSPORT_WRITE_RANGES_MAX 64u /* ranges in one write() */
+
+/* What a transport may assume of the session that uses it. */
+struct transport_env {
+	unsigned peer_timeout_ms; /* limit for handshakes, and for a write, notify or fence
+				   * during which no byte moves (3 times this) */
+	uint64_t chunk_bytes;     /* largest range in a write() */
+	bool zerocopy;            /* TCP: use MSG_ZEROCOPY where it helps */
+	/*
+	 * A connection was turned away by the transport itself (garbage, silent).
+	 * Called inside accept(); may be NULL.
+	 */
+	void (*stranger)(void *opaque, const struct tern_error *why);
+	void *opaque;
+};
+
+/* One region as a transport sees it.  Ids are dense: 0, 1, … */
+struct transport_memory {
+	uint32_t region;
+	void *hva;
+	uint64_t size;
+	int fd;            /* behind hva, or -1 */
+	uint64_t fd_offset;
+	int numa_node;
+};
+
+/* A range of one region, on both sides the same. */
+struct transport_range {
+	uint32_t region;
+	uint64_t offset;   /* bytes from the region's begin */
+	uint64_t len;      /* 1 … env.chunk_bytes */
+};
+
+/* Bases; a transport embeds them as the first member of its own structures. */
+struct transport_listener {
+	const struct transport *ops;
+};
+
+struct transport_conn {
+	const struct transport *ops;
+	uint8_t session_id[TRANSPORT_SESSION_ID_LEN];
+};
+
+struct transport {
+	const char *name; /* "tcp", as in statistics and JSON */
+
+	/*
+	 * Bind and listen.  Blocks only for name resolution.  Errors say which
+	 * address and what to do.  *env is copied.
+	 */
+	int (*listen)(const struct transport_env *env, const struct uri *uri,
+		      struct transport_listener **out, struct tern_error *err);
+
+	/* The bound address as a URI ("tcp:127.0.0.1:4444"), as snprintf().  Any thread. */
+	int (*listener_uri)(const struct transport_listener *l, char *buf, size_t size);
+
+	/*
+	 * Wait for the next peer whose first control message has arrived whole
+	 * (recv() then returns it without waiting).  Any number of strangers
+	 * that are silent, slow or speak garbage must not delay it; they are
+	 * dropped after env.peer_timeout_ms and told to env.stranger.  Also
+	 * takes in the data channels of connections accepted earlier, and turns
+	 * away those that belong to none.  Returns 0; -ETIMEDOUT (< 0 timeout:
+	 * wait for ever); -ECANCELED after listener_stop().  One thread at a
+	 * time (the acceptor).
+	 */
+	int (*accept)(struct transport_listener *l, int timeout_ms, struct transport_conn **out,
+		      struct tern_error *err);
+
+	/* Make accept() return -ECANCELED, now and from now on.  Any thread. */
+	void (*listener_stop)(struct transport_listener *l);
+
+	/* Free the listener; no call on it may be running.  Connections stay. */
+	void (*listener_close)(struct transport_listener *l);
+
+	/*
+	 * Connect the control queue.  Blocks up to env.peer_timeout_ms; an
+	 * eventfd-like @cancel_fd (or -1) becoming readable ends it with -ECANCELED.
+	 */
+	int (*connect)(const struct transport_env *env, const struct uri *uri,
+		       const uint8_t session_id[TRANSPORT_SESSION_ID_LEN], int cancel_fd,
+		       struct transport_conn **out, struct tern_error *err);
+
+	/*
+	 * Give the transport all regions, once, before open_channels().  On the
+	 * destination they become writable by the peer.  @mem is copied.
+	 */
+	int (*expose)(struct transport_conn *conn, const struct transport_memory *mem, unsigned nr,
+		      struct tern_error *err);
+
+	/*
+	 * Source: connect @nr channels.  Destination: wait, up to
+	 * env.peer_timeout_ms, until the peer has attached all @nr (the acceptor
+	 * thread has to be inside accept() meanwhile).  Fills channels[0 … nr-1]; they
+	 * belong to the connection and are freed by close().
+	 */
+	int (*open_channels)(struct transport_conn *conn, unsigned nr,
+			     struct transport_channel **channels, struct tern_error *err);
+
+	/*
+	 * Send one control message of 1 … TRANSPORT_MSG_MAX bytes.  Control
+	 * sender.  Blocks for flow control at most @timeout_ms (-ETIMEDOUT; the
+	 * connection is then unusable).  The buffer may be reused on return.
+	 */
+	int (*send)(struct transport_conn *conn, const void *msg, size_t len, int timeout_ms,
+		    struct tern_error *err);
+
+	/*
+	 * Receive one control message.  Control receiver.  Returns its length
+	 * (≥ 1); 0 if the peer closed in an orderly way; -ETIMEDOUT (a message may
+	 * have arrived in part; call again); -EMSGSIZE for a message above @cap
+	 * or TRANSPORT_MSG_MAX; -ECONNRESET and the like.
+	 */
+	long (*recv)(struct transport_conn *conn, void *buf, size_t cap, int timeout_ms,
+		     struct tern_error *err);
+
+	/*
+	 * Source, of a channel.  Write @nr ranges (1 … TRANSPORT_WRITE_RANGES_MAX,
+	 * ascending, not overlapping) of exposed memory into the peer's.  Posted: the
+	 * memory may still be read until the next fence().  May block for flow control.
+	 */
+	int (*write)(struct transport_channel *ch, const struct transport_range *ranges, unsigned nr,
+		     struct tern_error *err);
+
+	/* Source, of a channel.  1 … TRANSPORT_NOTIFY_MAX bytes; copied. */
+	int (*notify)(struct transport_channel *ch, const void *msg, size_t len,
+		      struct tern_error *err);
+
+	/* Source, of a channel.  See above; blocks. */
+	int (*fence)(struct transport_channel *ch, struct tern_error *err);
+
+	/*
+	 * Destination, of a channel.  Place writes and answer fences until a
+	 * notify arrives: returns its length with the message in @buf (at least
+	 * TRANSPORT_NOTIFY_MAX bytes).  0: the peer closed the channel in order.
+	 */
+	long (*serve)(struct transport_channel *ch, void *buf, struct tern_error *err);
+
+	/*
+	 * Destination, any one thread: when it returns, the peer can no longer
+	 * write to exposed memory (invariant 4).  serve() of all channels returns
+	 * -ECANCELED.  Quick; slow releasing is left to close().  The control queue
+	 * goes on working.
+	 */
+	void (*revoke)(struct transport_conn *conn);
+
+	/* Any thread, any time, any number of times: the link is dead from now on. */
+	void (*abort)(struct transport_conn *conn);
+
+	/* Free everything; no other call may be running.  Tells the peer by an orderly close. */
+	void (*close)(struct transport_conn *conn);
+
+	/*
+	 * Add this channel's bytes, writes, stalls, zerocopy_* to *out (other
+	 * fields are the engine's).  Any thread; figures may be slightly old.
+	 */
+	void (*channel_stats)(const struct transport_channel *ch, struct tern_channel_stats *out);
+};
+
+struct transport_channel {
+	const struct transport *ops;
+	unsigned index;
+};
+
+/*
+ * transport_find - the transport for a URI scheme.
+ *
+ * 0; -EPROTONOSUPPORT with a sentence if this build has none of that name.
+ */
+int transport_find(const struct uri *uri, const struct transport **out, struct tern_error *err);
+
+#endif
