@@ -59,8 +59,8 @@ struct transport_listener;
 struct transport_conn;
 struct transport_channel;
 
-#define TRANSPORT_MSG_MAX 8192u      /* largest control message */
-#define TRANSPORT_NOTIFY_MAX 4096u   /* largest notify */
+#define TRANSPORT_MSG_MAX 8192u /* largest control message */
+#define TRANSPORT_NOTIFY_MAX 4096u /* largest notify */
 #define TRANSPORT_SESSION_ID_LEN 16u
 #define TRANSPORT_CHANNELS_MAX 64u
 #define TRANSPORT_WRITE_RANGES_MAX 64u /* ranges in one write() */
@@ -69,8 +69,8 @@ struct transport_channel;
 struct transport_env {
 	unsigned peer_timeout_ms; /* limit for handshakes, and for a write, notify or fence
 				   * during which no byte moves (3 times this) */
-	uint64_t chunk_bytes;     /* largest range in a write() */
-	bool zerocopy;            /* TCP: use MSG_ZEROCOPY where it helps */
+	uint64_t chunk_bytes; /* largest range in a write() */
+	bool zerocopy; /* TCP: use MSG_ZEROCOPY where it helps */
 	/*
 	 * A connection was turned away by the transport itself (garbage, silent).
 	 * Called inside accept(); may be NULL.
@@ -84,7 +84,7 @@ struct transport_memory {
 	uint32_t region;
 	void *hva;
 	uint64_t size;
-	int fd;            /* behind hva, or -1 */
+	int fd; /* behind hva, or -1 */
 	uint64_t fd_offset;
 	int numa_node;
 };
@@ -92,8 +92,8 @@ struct transport_memory {
 /* A range of one region, on both sides the same. */
 struct transport_range {
 	uint32_t region;
-	uint64_t offset;   /* bytes from the region's begin */
-	uint64_t len;      /* 1 … env.chunk_bytes */
+	uint64_t offset; /* bytes from the region's begin */
+	uint64_t len; /* 1 … env.chunk_bytes */
 };
 
 /* Bases; a transport embeds them as the first member of its own structures. */
@@ -111,10 +111,12 @@ struct transport {
 
 	/*
 	 * Bind and listen.  Blocks only for name resolution.  Errors say which
-	 * address and what to do.  *env is copied.
+	 * address and what to do.  *env is copied.  @ops is the table itself, so that a
+	 * table may be embedded in a structure that carries state.
 	 */
-	int (*listen)(const struct transport_env *env, const struct uri *uri,
-		      struct transport_listener **out, struct tern_error *err);
+	int (*listen)(const struct transport *ops, const struct transport_env *env,
+		      const struct uri *uri, struct transport_listener **out,
+		      struct tern_error *err);
 
 	/* The bound address as a URI ("tcp:127.0.0.1:4444"), as snprintf().  Any thread. */
 	int (*listener_uri)(const struct transport_listener *l, char *buf, size_t size);
@@ -142,9 +144,9 @@ struct transport {
 	 * Connect the control queue.  Blocks up to env.peer_timeout_ms; an
 	 * eventfd-like @cancel_fd (or -1) becoming readable ends it with -ECANCELED.
 	 */
-	int (*connect)(const struct transport_env *env, const struct uri *uri,
-		       const uint8_t session_id[TRANSPORT_SESSION_ID_LEN], int cancel_fd,
-		       struct transport_conn **out, struct tern_error *err);
+	int (*connect)(const struct transport *ops, const struct transport_env *env,
+		       const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
+		       int cancel_fd, struct transport_conn **out, struct tern_error *err);
 
 	/*
 	 * Give the transport all regions, once, before open_channels().  On the
@@ -184,8 +186,8 @@ struct transport {
 	 * ascending, not overlapping) of exposed memory into the peer's.  Posted: the
 	 * memory may still be read until the next fence().  May block for flow control.
 	 */
-	int (*write)(struct transport_channel *ch, const struct transport_range *ranges, unsigned nr,
-		     struct tern_error *err);
+	int (*write)(struct transport_channel *ch, const struct transport_range *ranges,
+		     unsigned nr, struct tern_error *err);
 
 	/* Source, of a channel.  1 … TRANSPORT_NOTIFY_MAX bytes; copied. */
 	int (*notify)(struct transport_channel *ch, const void *msg, size_t len,
