@@ -35,6 +35,7 @@ struct region {
 	uint64_t fd_offset;
 	uint32_t flags;
 	enum region_backing backing;
+	bool shared;             /* mapped MAP_SHARED */
 
 	/* Source only, while a migration runs.  Words are owned by the stripe's owner. */
 	uint64_t *dirty;         /* pages to send */
