@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * The destination's end of a data channel.
+ *
+ * serve() receives straight into guest memory.  Behind the guest ranges of the
+ * frame at hand, every recvmsg() also offers a small staging buffer, so the tail
+ * of one payload and the head of the next frame come in one call:
+ *
+ *	iov   [ guest range, rest ][ guest range ] … [ staging ]
+ *
+ * Bytes of the next payload that came along in the staging buffer (at most its
+ * size per frame) are copied to their place; all others are placed by the kernel.
+ * A frame's descriptors are all checked before its first byte is placed.
+ *
+ * Invariant 4, no placement after revoke():
+ *
+ *	serve()                              revoke()
+ *	lock(place_lock)                     revoked = true
+ *	if (revoked) unlock, leave           lock(place_lock)
+ *	recvmsg(MSG_DONTWAIT) / memcpy       unlock(place_lock)
+ *	unlock(place_lock)
+ *
+ * Guest memory is written only between that lock and unlock.  If serve() takes
+ * the lock before revoke() does, revoke() waits for its unlock; if after, the
+ * mutex makes the flag visible and serve() leaves without writing.  So when
+ * revoke() returns, no thread is writing and none will.  The wait is short,
+ * because no receive blocks in the kernel.
+ */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include "conn.h"
+#include "error.h"
+
+/* Staging offered behind a payload: the longest head of a WRITE. */
+#define STAGE_TAIL FRAME_WRITE_HEAD_MAX
+
+_Static_assert(STAGE_TAIL <= sizeof(((struct tcp_channel *)0)->stage), "staging too small");
+
+/* True between the first and the last byte of a frame. */
+static bool mid_frame(const struct tcp_channel *ch)
+{
+	return ch->payload_left || ch->stage_len;
+}
+
+/* Room in the staging buffer: @want bytes in all, or more if they are there. */
+static void stage_prepare(struct tcp_channel *ch, size_t want, struct iovec *iov)
+{
+	size_t cap = want > STAGE_TAIL ? want : STAGE_TAIL;
+
+	if (ch->stage_at) {
+		memmove(ch->stage, ch->stage + ch->stage_at, ch->stage_len);
+		ch->stage_at = 0;
+	}
+	iov->iov_base = ch->stage + ch->stage_len;
+	iov->iov_len = cap - ch->stage_len;
+}
+
+/* Account for @n received bytes: guest memory first, the rest is in the staging buffer. */
+static void rx_account(struct tcp_channel *ch, size_t n)
+{
+	size_t placed = n < ch->payload_left ? n : ch->payload_left;
+	unsigned nr = ch->iov_nr - ch->iov_at;
+	struct iovec *at = sock_iov_advance(&ch->iov[ch->iov_at], &nr, placed);
+
+	figure_add(&ch->fig.bytes, n);
+	ch->iov_at = (unsigned)(at - ch->iov);
+	ch->payload_left -= placed;
+	ch->stage_len += n - placed;
+}
+
+/* One recvmsg(), under place_lock.  As recvmsg(), with -errno; -ECANCELED if revoked. */
+static ssize_t rx_once(struct tcp_channel *ch, size_t want)
+{
+	struct msghdr msg = { 0 };
+	ssize_t n = -ECANCELED;
+
+	pthread_mutex_lock(&ch->place_lock);
+	if (!atomic_load(&ch->conn->revoked)) {
+		stage_prepare(ch, want, &ch->iov[ch->iov_nr]);
+		msg.msg_iov = &ch->iov[ch->iov_at];
+		msg.msg_iovlen = ch->iov_nr - ch->iov_at + 1;
+		n = recvmsg(ch->fd, &msg, MSG_DONTWAIT);
+		if (n < 0)
+			n = -errno;
+	}
+	pthread_mutex_unlock(&ch->place_lock);
+	return n;
+}
+
+/* The stream ended or failed with @code. */
+static int rx_lost(struct tcp_channel *ch, int code, struct tern_error *err)
+{
+	return channel_lost(ch, code, mid_frame(ch) ? "the receipt of a frame" : "waiting for work",
+			    err);
+}
+
+/*
+ * Receive something: payload into place, the rest into staging, of which @want
+ * bytes are needed.  Waits without limit between frames (the source may have
+ * nothing to send; the engine watches over the peer), else as long as bytes move.
+ */
+static int rx_fill(struct tcp_channel *ch, size_t want, struct tern_error *err)
+{
+	for (;;) {
+		ssize_t n;
+		int rc;
+
+		if (conn_is_aborted(ch->conn))
+			return rx_lost(ch, -ECANCELED, err);
+		n = rx_once(ch, want);
+		if (n > 0) {
+			rx_account(ch, (size_t)n);
+			return 0;
+		}
+		if (n == -EINTR)
+			continue;
+		if (n != -EAGAIN)
+			return rx_lost(ch, n ? (int)n : -ECONNRESET, err);
+		if (mid_frame(ch))
+			rc = channel_wait(ch, POLLIN, "the receipt of a frame", err);
+		else
+			rc = sock_wait(ch->fd, POLLIN, ch->conn->cancel_fd, -1);
+		if (rc < 0)
+			return rx_lost(ch, rc, err);
+	}
+}
+
+/* Copy to its place what of the payload is in the staging buffer.  0 or -ECANCELED. */
+static int rx_place_staged(struct tcp_channel *ch, struct tern_error *err)
+{
+	int rc = 0;
+
+	if (!ch->stage_len)
+		return 0;
+	pthread_mutex_lock(&ch->place_lock);
+	if (atomic_load(&ch->conn->revoked))
+		rc = -ECANCELED;
+	while (!rc && ch->stage_len && ch->payload_left) {
+		struct iovec *v = &ch->iov[ch->iov_at];
+		size_t n = v->iov_len < ch->stage_len ? v->iov_len : ch->stage_len;
+
+		memcpy(v->iov_base, ch->stage + ch->stage_at, n);
+		v->iov_base = (char *)v->iov_base + n;
+		v->iov_len -= n;
+		if (!v->iov_len)
+			ch->iov_at++;
+		ch->stage_at += n;
+		ch->stage_len -= n;
+		ch->payload_left -= n;
+	}
+	pthread_mutex_unlock(&ch->place_lock);
+	return rc ? rx_lost(ch, rc, err) : 0;
+}
+
+/* Take @n bytes off the staging buffer. */
+static void stage_drop(struct tcp_channel *ch, size_t n)
+{
+	ch->stage_at += n;
+	ch->stage_len -= n;
+}
+
+/* Have @want bytes of the frame's head in the staging buffer. */
+static int stage_need(struct tcp_channel *ch, size_t want, struct tern_error *err)
+{
+	int rc = 0;
+
+	while (!rc && ch->stage_len < want)
+		rc = rx_fill(ch, want, err);
+	return rc;
+}
+
+/* Check all descriptors of the WRITE at the staging buffer's begin and lay out its ranges. */
+static int write_begin(struct tcp_channel *ch, const struct frame_header *h, struct tern_error *err)
+{
+	size_t head = FRAME_HEADER_LEN + h->nr_ranges * FRAME_RANGE_LEN;
+	const struct transport_memory *mem = ch->conn->mem;
+	int rc = stage_need(ch, head, err);
+	uint64_t bytes = 0;
+
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < h->nr_ranges; i++) {
+		struct transport_range r;
+
+		frame_range_get(ch->stage + ch->stage_at + FRAME_HEADER_LEN + i * FRAME_RANGE_LEN,
+				&r);
+		if (!conn_range_ok(ch->conn, &r))
+			return error_channel(
+				err, -EPROTO, ch->base.index,
+				"The peer %s wants to write region %u offset %llu "
+				"length %llu, which is outside the memory it was given",
+				ch->conn->peer, r.region, (unsigned long long)r.offset,
+				(unsigned long long)r.len);
+		ch->iov[i].iov_base = (char *)mem[r.region].hva + r.offset;
+		ch->iov[i].iov_len = r.len;
+		bytes += r.len;
+	}
+	stage_drop(ch, head);
+	ch->iov_at = 0;
+	ch->iov_nr = h->nr_ranges;
+	ch->payload_left = bytes;
+	return 0;
+}
+
+/* Place a WRITE. */
+static int serve_write(struct tcp_channel *ch, const struct frame_header *h, struct tern_error *err)
+{
+	int rc = write_begin(ch, h, err);
+
+	if (!rc)
+		rc = rx_place_staged(ch, err);
+	while (!rc && ch->payload_left)
+		rc = rx_fill(ch, 0, err);
+	if (rc)
+		return rc;
+	ch->iov_at = ch->iov_nr = 0;
+	figure_add(&ch->fig.writes, h->nr_ranges);
+	return 0;
+}
+
+/* Answer fence @seq: all that came before it is placed and handled. */
+static int serve_fence(struct tcp_channel *ch, uint64_t seq, struct tern_error *err)
+{
+	uint8_t buf[FRAME_HEADER_LEN];
+	struct iovec iov = { .iov_base = buf, .iov_len = sizeof(buf) };
+	int slice_ms = (int)ch->conn->env.peer_timeout_ms;
+	int rc;
+
+	stage_drop(ch, FRAME_HEADER_LEN);
+	frame_header_put(buf, &(struct frame_header){ .type = FRAME_FENCE_ACK, .seq = seq });
+	rc = sock_send_all(ch->fd, &iov, 1, ch->conn->cancel_fd,
+			   sock_deadline(CHANNEL_IDLE_SLICES * slice_ms));
+	return rc ? channel_lost(ch, rc, "the answer to a fence", err) : 0;
+}
+
+/* Hand out a NOTIFY; its length or -errno. */
+static long serve_notify(struct tcp_channel *ch, const struct frame_header *h, void *buf,
+			 struct tern_error *err)
+{
+	int rc = stage_need(ch, FRAME_HEADER_LEN + h->length, err);
+
+	if (rc)
+		return rc;
+	memcpy(buf, ch->stage + ch->stage_at + FRAME_HEADER_LEN, h->length);
+	stage_drop(ch, FRAME_HEADER_LEN + h->length);
+	return (long)h->length;
+}
+
+/* A frame that cannot be: name the field. */
+static int serve_bad(struct tcp_channel *ch, const char *field, const struct frame_header *h,
+		     struct tern_error *err)
+{
+	return error_channel(
+		err, -EPROTO, ch->base.index,
+		"The peer %s sent a frame with a bad %s on channel %u (type %u, ranges "
+		"%u, length %u, sequence %llu)",
+		ch->conn->peer, field, ch->base.index, h->type, h->nr_ranges, h->length,
+		(unsigned long long)h->seq);
+}
+
+/* See struct transport. */
+long channel_serve(struct transport_channel *base, void *buf, struct tern_error *err)
+{
+	struct tcp_channel *ch = to_channel(base);
+
+	for (;;) {
+		struct frame_header h;
+		const char *bad;
+		int rc = stage_need(ch, FRAME_HEADER_LEN, err);
+
+		if (rc)
+			return rc;
+		if (atomic_load(&ch->conn->revoked) || conn_is_aborted(ch->conn))
+			return rx_lost(ch, -ECANCELED, err);
+		bad = frame_header_get(ch->stage + ch->stage_at, &h);
+		if (bad || h.type == FRAME_FENCE_ACK)
+			return serve_bad(ch, bad ? bad : "type", &h, err);
+		switch (h.type) {
+		case FRAME_WRITE:
+			rc = serve_write(ch, &h, err);
+			break;
+		case FRAME_NOTIFY:
+			return serve_notify(ch, &h, buf, err);
+		case FRAME_FENCE:
+			rc = serve_fence(ch, h.seq, err);
+			break;
+		case FRAME_END:
+			return 0; /* stays, so that it is found again */
+		}
+		if (rc)
+			return rc;
+	}
+}
