@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Medians, spread, ratios and verdicts; Markdown tables of them.
+
+A ratio is given twice: of the medians of all runs, which is what a target is
+judged by, and as the median of the ratios within each round, which a machine
+that gets slower or quicker during the measurement cannot bend.
+"""
+
+import statistics
+
+from peers.base import MIB
+from peers.scenarios import Ratio
+
+# Byte figures of a Result; tables and limits give them in MiB.
+BYTE_METRICS = ("source_growth", "destination_growth", "source_engine", "destination_engine")
+
+
+def spread(values):
+    """Median, least, most and interquartile range of a list; None if it is empty."""
+    if not values:
+        return None
+    iqr = 0.0
+    if len(values) > 1:
+        q = statistics.quantiles(values, n=4, method="inclusive")
+        iqr = q[2] - q[0]
+    return {"median": statistics.median(values), "min": min(values), "max": max(values),
+            "iqr": iqr, "runs": len(values)}
+
+
+def metric_values(runs, label, metric):
+    """{round: value} of one entry, runs without that figure left out."""
+    out = {}
+    for run in runs:
+        if run["entry"] != label or run.get("result") is None:
+            continue
+        value = run["result"].get(metric)
+        if value is not None:
+            out[run["round"]] = value / MIB if metric in BYTE_METRICS else value
+    return out
+
+
+def judge_ratio(target, runs):
+    """The two ratios and the verdict of a Ratio target."""
+    of = metric_values(runs, target.of, target.metric)
+    others = {label: metric_values(runs, label, target.metric) for label in target.to}
+    others = {label: values for label, values in others.items() if values}
+    out = {"target": target.text(), "verdict": "not measured"}
+    if not of or not others:
+        return out
+    best = min(others, key=lambda label: statistics.median(others[label].values()))
+    to = others[best]
+
+    def ratio(a, b):
+        return (a / b if b else None) if target.inverse else (b / a if a else None)
+
+    paired = [ratio(of[r], to[r]) for r in sorted(set(of) & set(to))]
+    out["against"] = best
+    out["ratio_of_medians"] = ratio(statistics.median(of.values()), statistics.median(to.values()))
+    out["paired"] = spread([p for p in paired if p is not None])
+    value = out["ratio_of_medians"]
+    if target.at_least is not None:
+        out["wanted"] = f">= {target.at_least:g}"
+    elif target.at_most is not None:
+        out["wanted"] = f"<= {target.at_most:g}"
+    out["verdict"] = _verdict(value, target.at_least, target.at_most)
+    return out
+
+
+def judge_limit(target, runs, spec):
+    """The median against the bound."""
+    values = list(metric_values(runs, target.of, target.metric).values())
+    bound = target.bound(spec)
+    out = {"target": target.text(), "wanted": f"<= {bound:.1f} {target.unit}",
+           "verdict": "not measured"}
+    if values:
+        out["value"] = spread(values)
+        out["unit"] = target.unit
+        out["verdict"] = _verdict(out["value"]["median"], None, bound)
+    return out
+
+
+def _verdict(value, at_least, at_most):
+    """met, missed, or reported when there is no limit."""
+    if value is None:
+        return "not measured"
+    if at_least is None and at_most is None:
+        return "reported"
+    met = value >= at_least if at_least is not None else value <= at_most
+    return "met" if met else "missed"
+
+
+def summarise(scenario, runs):
+    """Everything known about one scenario after its runs, as a dict for JSON and tables."""
+    specs = {e.label: e.spec for e in scenario.entries}
+    entries = {}
+    for e in scenario.entries:
+        figures = {m: spread(list(metric_values(runs, e.label, m).values()))
+                   for m in ("total_ms", "mib_s", "cpu_s_per_gib", "downtime_ms", "dirty_rate",
+                             *BYTE_METRICS)}
+        entries[e.label] = {m: f for m, f in figures.items() if f}
+    targets = [judge_ratio(t, runs) if isinstance(t, Ratio)
+               else judge_limit(t, runs, specs[t.of])
+               for t in scenario.targets if t.of in specs]
+    return {"kind": "summary", "scenario": scenario.name, "about": scenario.about,
+            "ram_bytes": scenario.ram, "entries": entries, "targets": targets}
+
+
+def _cell(figures, metric, form):
+    """A median as text, or a dash."""
+    return form % figures[metric]["median"] if metric in figures else "–"
+
+
+def _total_cell(figures):
+    """Median (min–max, IQR) of the total time."""
+    t = figures["total_ms"]
+    return f"{t['median']:.0f} ({t['min']:.0f}–{t['max']:.0f}, {t['iqr']:.0f})"
+
+
+def _entries_table(summary):
+    """One row per entry."""
+    live = any("dirty_rate" in f for f in summary["entries"].values())
+    head = ["", "runs", "total ms: median (min–max, IQR)", "MiB/s", "downtime ms", "CPU s/GiB"]
+    lines = ["| " + " | ".join(head + (["load MB/s"] if live else [])) + " |",
+             "|" + "---|" * (len(head) + live)]
+    for label, figures in summary["entries"].items():
+        if "total_ms" not in figures:
+            lines.append(f"| {label} | 0 | –" + " | –" * (len(head) - 3 + live) + " |")
+            continue
+        row = [label, str(figures["total_ms"]["runs"]), _total_cell(figures),
+               _cell(figures, "mib_s", "%.0f"), _cell(figures, "downtime_ms", "%.0f"),
+               _cell(figures, "cpu_s_per_gib", "%.2f")]
+        if live:
+            rate = figures.get("dirty_rate")
+            row.append("%.0f" % (rate["median"] / 1e6) if rate else "–")
+        lines.append("| " + " | ".join(row) + " |")
+    return lines
+
+
+def _targets_table(summary, judged):
+    """One row per target; the verdict is withheld when the run was not a measurement."""
+    lines = ["| target | wanted | ratio of medians, or median | paired median (min–max) | |",
+             "|---|---|---|---|---|"]
+    for t in summary["targets"]:
+        against = f" ({t['against']})" if "best of" in t["target"] and "against" in t else ""
+        value, paired = "–", "–"
+        if "value" in t:
+            value = f"{t['value']['median']:.1f} {t['unit']}"
+        elif t.get("ratio_of_medians") is not None:
+            value = f"{t['ratio_of_medians']:.2f}"
+        if t.get("paired"):
+            p = t["paired"]
+            paired = f"{p['median']:.2f} ({p['min']:.2f}–{p['max']:.2f})"
+        verdict = t["verdict"]
+        if verdict in ("met", "missed"):
+            verdict = f"**{verdict}**" if judged else "not judged"
+        lines.append(f"| {t['target']}{against} | {t.get('wanted', '–')} | {value} | {paired} "
+                     f"| {verdict} |")
+    return lines
+
+
+def markdown(facts, summaries, notes, judged):
+    """The whole report."""
+    lines = ["# Measured side by side", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    if not judged:
+        lines += ["", "A quick or resized run: it shows that the harness works; no figure of it "
+                  "is a measurement and no target is judged."]
+    for s in summaries:
+        lines += ["", f"## {s['scenario']}", "", f"{s['about']}.", ""]
+        if s["ram_bytes"] and not judged:
+            lines += [f"(here with {s['ram_bytes'] // MIB} MiB)", ""]
+        lines += _entries_table(s)
+        if s["targets"]:
+            lines += [""] + _targets_table(s, judged)
+        for note in notes.get(s["scenario"], []):
+            lines += ["", f"Note: {note}"]
+    return "\n".join(lines) + "\n"

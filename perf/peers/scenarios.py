@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The scenarios as data: what is moved, by whom, and what must come out.
+
+A Scenario holds entries (label, peer, Spec) measured side by side, and targets
+over their results.  All byte sizes of a scenario scale together, so --quick and
+--size change how much is moved and nothing else.
+"""
+
+import dataclasses
+
+from peers.base import GIB, MIB, Spec
+
+
+@dataclasses.dataclass
+class Entry:
+    """One column of a comparison."""
+
+    label: str
+    peer: str
+    spec: Spec
+    optional: bool = False  # a refusal by this peer is a note, not a failure
+
+
+@dataclasses.dataclass
+class Ratio:
+    """time(to) / time(of) as a speed ratio, or time(of) / time(to) when inverse.
+
+    @to names one entry or several, of which the one with the best median counts.
+    Without a limit it is reported and not judged.
+    """
+
+    of: str
+    to: tuple
+    at_least: float = None
+    at_most: float = None
+    inverse: bool = False
+    metric: str = "total_ms"
+
+    def text(self):
+        """For tables."""
+        to = "best of " + ", ".join(self.to) if len(self.to) > 1 else self.to[0]
+        name = {"total_ms": "speed", "downtime_ms": "downtime"}[self.metric]
+        if self.inverse:
+            name = {"speed": "total time"}.get(name, name)
+        return f"{name} of {self.of} against {to}"
+
+
+@dataclasses.dataclass
+class Limit:
+    """The median of @metric of @of must not pass @at_most (a number, or a function of Spec)."""
+
+    of: str
+    metric: str
+    at_most: object
+    unit: str = "MiB"
+
+    def text(self):
+        """For tables."""
+        return f"{self.metric.replace('_', ' ')} of {self.of}"
+
+    def bound(self, spec):
+        """The limit for this spec."""
+        return self.at_most(spec) if callable(self.at_most) else self.at_most
+
+
+@dataclasses.dataclass
+class Scenario:
+    """A named comparison."""
+
+    name: str
+    about: str
+    ram: int
+    entries: list
+    targets: list
+    quick_scale: float = 1 / 32
+
+
+def _idle(**kwargs):
+    """Spec of 2 GiB, both sides populated, guest idle."""
+    return Spec(ram=2 * GIB, prealloc=True, **kwargs)
+
+
+def _qemu(make, zero_copy=True):
+    """QEMU at its possible best settings; compare prints all and counts the best."""
+    entries = [Entry("qemu multifd 2", "qemu", make(options={"multifd": 2})),
+               Entry("qemu multifd 4", "qemu", make(options={"multifd": 4})),
+               Entry("qemu single", "qemu", make(options={"multifd": 0}))]
+    if zero_copy:
+        entries.append(Entry("qemu multifd 2 zero-copy", "qemu",
+                             make(options={"multifd": 2, "zero_copy": True}), optional=True))
+    return entries
+
+
+def _pump(make):
+    """The ceiling with each chunk size; the best median counts."""
+    return [Entry(f"pump {chunk}", "pump", make(options={"chunk": chunk}))
+            for chunk in ("256K", "1M", "4M")]
+
+
+def _labels(entries):
+    """The labels as a tuple, for Ratio.to."""
+    return tuple(e.label for e in entries)
+
+
+def _random_idle():
+    qemu, pump = _qemu(_idle), _pump(_idle)
+    return Scenario(
+        "random-2g-idle", "2 GiB of random content, guest idle, both sides populated beforehand",
+        2 * GIB,
+        [Entry("tern", "tern", _idle())] + pump + qemu,
+        [Ratio("tern", _labels(pump), at_least=0.92), Ratio("tern", _labels(qemu), at_least=1.25)])
+
+
+def _random_fresh():
+    def spec(**kwargs):
+        return Spec(ram=2 * GIB, **kwargs)
+    qemu, pump = _qemu(spec, zero_copy=False), _pump(spec)
+    return Scenario(
+        "random-2g-fresh", "2 GiB of random content, guest idle, destination never touched before",
+        2 * GIB,
+        [Entry("tern", "tern", spec())] + pump + qemu,
+        [Ratio("tern", _labels(pump)), Ratio("tern", _labels(qemu))])
+
+
+def _zero():
+    def spec(**kwargs):
+        return _idle(fill="zero", **kwargs)
+    qemu = _qemu(spec)
+    return Scenario(
+        "zero-2g", "2 GiB of written zeros, guest idle, both sides populated beforehand", 2 * GIB,
+        [Entry("tern", "tern", spec())] + qemu,
+        [Ratio("tern", _labels(qemu), at_least=1.5)])
+
+
+def _text():
+    def spec(**kwargs):
+        return _idle(fill="text", **kwargs)
+    qemu = _qemu(spec, zero_copy=False)
+    return Scenario(
+        "text-2g", "2 GiB of words, guest idle, both sides populated beforehand", 2 * GIB,
+        [Entry("tern", "tern", spec())] + qemu, [Ratio("tern", _labels(qemu))])
+
+
+def _sparse():
+    big = Spec(ram=64 * GIB, touched=GIB)
+    limit = [Limit("tern 64 GiB", metric, lambda spec: (spec.touched + 64 * MIB) / MIB)
+             for metric in ("source_growth", "destination_growth")]
+    return Scenario(
+        "sparse-64g", "64 GiB of which 1 GiB was ever touched, against 1 GiB all touched: "
+        "untouched RAM costs nothing", 64 * GIB,
+        [Entry("tern 64 GiB", "tern", big), Entry("tern 1 GiB", "tern", Spec(ram=GIB))],
+        [Ratio("tern 64 GiB", ("tern 1 GiB",), at_most=1.15, inverse=True)] + limit,
+        quick_scale=1 / 16)
+
+
+def _live():
+    def spec(**kwargs):
+        return Spec(ram=GIB, touched=512 * MIB, dirty_rate=400_000_000, working_set=256 * MIB,
+                    **kwargs)
+    qemu = _qemu(spec, zero_copy=False)
+    return Scenario(
+        "live-1g", "1 GiB of which 512 MiB random, 256 MiB rewritten in order over and over at "
+        "400 MB/s, downtime limit 300 ms", GIB,
+        [Entry("tern", "tern", spec())] + qemu,
+        [Limit("tern", "downtime_ms", lambda spec: spec.downtime_ms, unit="ms"),
+         Ratio("tern", _labels(qemu)), Ratio("tern", _labels(qemu), inverse=True,
+                                             metric="downtime_ms")],
+        quick_scale=1 / 4)
+
+
+def _engine():
+    def bound(spec):
+        return (spec.ram * 0.0005 + 4 * MIB * spec.channels) / MIB
+    entries = [Entry(f"tern {n} channel" + "s" * (n > 1), "tern", Spec(ram=4 * GIB, touched=GIB, channels=n))
+               for n in (1, 2, 4)]
+    return Scenario(
+        "engine-memory", "what the engine holds beyond guest RAM: at most 0.05 % of RAM and "
+        "4 MiB per channel", 4 * GIB, entries,
+        [Limit(e.label, metric, bound) for e in entries
+         for metric in ("source_engine", "destination_engine")])
+
+
+SCENARIOS = {s.name: s for s in (_random_idle(), _random_fresh(), _zero(), _text(), _sparse(),
+                                 _live(), _engine())}
+
+
+def scaled(scenario, factor):
+    """The same scenario with every byte size times @factor, in whole MiB."""
+    def mib(n):
+        return max(MIB, int(n * factor) // MIB * MIB) if n else 0
+    entries = []
+    for e in scenario.entries:
+        spec = dataclasses.replace(e.spec, ram=mib(e.spec.ram), touched=mib(e.spec.touched),
+                                   working_set=mib(e.spec.working_set),
+                                   dirty_rate=mib(e.spec.dirty_rate) if factor != 1
+                                   else e.spec.dirty_rate)
+        entries.append(dataclasses.replace(e, spec=spec))
+    return dataclasses.replace(scenario, ram=mib(scenario.ram), entries=entries)
