@@ -200,6 +200,10 @@ int guest_new(const struct guest_config *cfg, struct guest **out, struct tern_er
 		goto del;
 	}
 	memset(g->vcpus, 0, GUEST_VCPUS_MAX * sizeof(*g->vcpus));
+	for (unsigned i = 0; i < GUEST_VCPUS_MAX; i++) {
+		g->vcpus[i].guest = g;
+		g->vcpus[i].index = i;
+	}
 	guest_slice(g);
 	regions_cut(g);
 	for (unsigned i = 0; i < g->nr_regions && !ret; i++)

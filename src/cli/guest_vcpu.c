@@ -40,8 +40,6 @@ void guest_slice(struct guest *g)
 	for (unsigned i = 0; i < GUEST_VCPUS_MAX; i++) {
 		struct guest_vcpu *v = &g->vcpus[i];
 
-		v->guest = g;
-		v->index = i;
 		v->slice_first = i < n ? pages / n * i + (i < pages % n ? i : pages % n) : pages;
 		v->slice_pages = i < n ? pages / n + (i < pages % n) : 0;
 	}
