@@ -14,6 +14,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /* What an error concerns. */
 enum tern_error_scope {
@@ -40,6 +41,7 @@ struct tern_error {
  */
 const char *tern_error_scope_name(enum tern_error_scope scope);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -16,6 +16,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 #define TERN_PAGE_SIZE 4096u      /* unit of dirty tracking on every host */
 #define TERN_REGION_NAME_MAX 63u  /* bytes without the terminating 0 */
@@ -48,6 +49,7 @@ struct tern_region_desc {
 	uint32_t reserved[7];
 };
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

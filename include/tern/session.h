@@ -32,6 +32,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 struct tern_session;
 
@@ -246,6 +247,7 @@ enum tern_outcome tern_session_outcome(const struct tern_session *s);
  */
 int tern_session_error(const struct tern_session *s, struct tern_error *out);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

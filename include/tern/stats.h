@@ -15,6 +15,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 /*
  * The downtime ledger: each microsecond between the source's pause and the
@@ -114,6 +115,7 @@ const char *tern_ledger_step_name(enum tern_ledger_step step);
  */
 int tern_session_stats_json(const struct tern_session *s, char **out);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -21,6 +21,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 struct tern_state_writer;
 struct tern_state_reader;
@@ -106,6 +107,7 @@ struct tern_dirty_ops {
 		     uint64_t *bitmap);
 };
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,598 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The destination's side of a session.
+ *
+ *	listen()      clear RAM that is not zero, bind           (caller's thread)
+ *	setup         take candidates one by one until a handshake succeeds
+ *	active        channel threads place RAM; ROUND messages count rounds
+ *	device        after the final ROUND: STATE …, STATE_END, load, READY
+ *	              GO: revoke access, resume, STARTED
+ *	completed     wait for BYE, close
+ *
+ * The acceptor thread stays in the transport's accept() all the time, because data
+ * channels arrive there too.  It hands candidates over in a short queue while the
+ * session is in setup; afterwards, and when the queue is full, it turns newcomers
+ * away with an ERROR message.  A candidate whose handshake fails is a stranger: it
+ * is told why, reported, and forgotten.
+ *
+ * The guest runs here only after GO (invariant 1): resume() has one caller below.
+ */
+#define _GNU_SOURCE
+#include "session.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitmap.h"
+#include "error.h"
+#include "populated.h"
+#include "receiver.h"
+#include "vmstate.h"
+
+#define CANDIDATES_MAX 4u
+#define DESTINATION_PATIENCE 6 /* peer timeouts to wait for GO or BYE from a live peer */
+#define CLEAR_PAGES 16384u     /* pages looked at in one go by clear_region() */
+
+struct destination {
+	struct tern_session *s;
+	pthread_t acceptor;
+
+	/* Under mon.lock. */
+	struct transport_conn *candidates[CANDIDATES_MAX];
+	unsigned nr_candidates;
+	bool admitted; /* a peer's handshake succeeded: no more candidates */
+
+	/* Session thread. */
+	uint32_t round;
+	bool final_round;
+	struct tern_state_writer state; /* what arrived of the device state */
+	bool state_complete;
+};
+
+/* ------------------------------------------------------------------- listen */
+
+/* Make every byte of @r zero without allocating what was never touched. */
+static int clear_region(const struct tern_session *s, const struct populated *p, struct region *r,
+			struct tern_error *err)
+{
+	uint64_t map[CLEAR_PAGES / BITMAP_WORD_BITS];
+
+	if (r->flags & TERN_REGION_ZEROED)
+		return 0;
+	for (uint64_t first = 0; first < r->nr_pages; first += CLEAR_PAGES) {
+		uint64_t nr = r->nr_pages - first < CLEAR_PAGES ? r->nr_pages - first : CLEAR_PAGES;
+
+		memset(map, 0, sizeof(map));
+		int e = populated_scan(p, r, first, nr, map, err);
+
+		if (e)
+			return e;
+		bitmap_for_each_run (map, nr, a, b) {
+			for (uint64_t i = a; i < b; i++) {
+				uint8_t *page = r->hva + (first + i) * TERN_PAGE_SIZE;
+
+				if (!s->zero->is_zero(page, TERN_PAGE_SIZE))
+					memset(page, 0, TERN_PAGE_SIZE);
+			}
+		}
+	}
+	return 0;
+}
+
+int destination_listen(struct tern_session *s, struct tern_error *err)
+{
+	struct populated p;
+	struct transport_env env;
+	struct transport_listener *l;
+	int r = populated_init(&p, &s->regions, err);
+
+	if (r)
+		return r;
+	for (unsigned i = 0; !r && i < s->regions.nr; i++)
+		r = clear_region(s, &p, &s->regions.v[i], err);
+	populated_fini(&p);
+	if (r)
+		return r;
+	session_env(s, &env);
+	r = s->transport->listen(s->transport, &env, &s->uri, &l, err);
+	if (r)
+		return r;
+	l->ops->listener_uri(l, s->uri_text, sizeof(s->uri_text));
+	monitor_lock(&s->mon);
+	s->listener = l;
+	monitor_unlock(&s->mon);
+	return 0;
+}
+
+/* --------------------------------------------------------------- acceptance */
+
+/* Tell a latecomer that this session is taken, and drop it. */
+static void refuse(struct tern_session *s, struct transport_conn *conn)
+{
+	struct tern_error why;
+	struct wire_msg msg = { .type = WIRE_ERROR };
+	uint8_t buf[TRANSPORT_MSG_MAX];
+
+	error_clear(&why);
+	error_session(&why, -EBUSY,
+		      "the destination at %s is busy with another migration; only one source can "
+		      "connect",
+		      s->uri_text);
+	msg.error.code = why.code;
+	msg.error.scope = TERN_SCOPE_SESSION;
+	msg.error.len = (uint16_t)strnlen(why.message, WIRE_ERROR_TEXT_MAX);
+	memcpy(msg.error.text, why.message, msg.error.len);
+	conn->ops->send(conn, buf, wire_encode(&msg, buf), SESSION_GRACE_MS, NULL);
+	conn->ops->close(conn);
+	session_stranger(s, &why);
+}
+
+/* Queue a candidate; false if it is not wanted. */
+static bool enqueue_candidate(struct destination *d, struct transport_conn *conn)
+{
+	struct tern_session *s = d->s;
+
+	monitor_lock(&s->mon);
+	bool wanted = !d->admitted && !s->cancel_requested && d->nr_candidates < CANDIDATES_MAX;
+
+	if (wanted)
+		d->candidates[d->nr_candidates++] = conn;
+	monitor_broadcast(&s->mon);
+	monitor_unlock(&s->mon);
+	return wanted;
+}
+
+/* accept() failed for a reason of this host (no descriptors, say): report, pause. */
+static void accept_failed(struct destination *d, const struct tern_error *err)
+{
+	struct tern_session *s = d->s;
+	uint64_t until = deadline_ns(SESSION_GRACE_MS);
+
+	session_event(s, TERN_EVENT_WARNING, err);
+	monitor_lock(&s->mon);
+	while (!s->cancel_requested && monitor_wait(&s->mon, until))
+		;
+	monitor_unlock(&s->mon);
+}
+
+static void *acceptor_main(void *arg)
+{
+	struct destination *d = arg;
+	struct transport_listener *l = d->s->listener;
+	struct transport_conn *conn;
+	struct tern_error err;
+
+	pthread_setname_np(pthread_self(), "tern-accept");
+	for (;;) {
+		error_clear(&err);
+		int r = l->ops->accept(l, -1, &conn, &err);
+
+		if (r == -ECANCELED)
+			return NULL;
+		if (r == -ETIMEDOUT)
+			continue;
+		if (r)
+			accept_failed(d, &err);
+		else if (!enqueue_candidate(d, conn))
+			refuse(d->s, conn);
+	}
+}
+
+/* Wait for a candidate and make it the session's connection. */
+static int next_candidate(struct destination *d, struct tern_error *err)
+{
+	struct tern_session *s = d->s;
+	int r = 0;
+
+	monitor_lock(&s->mon);
+	while (!d->nr_candidates && !(r = session_check(s, err)))
+		session_wait_until(s, NEVER_NS);
+	if (!r) {
+		s->conn = d->candidates[0];
+		memmove(&d->candidates[0], &d->candidates[1],
+			--d->nr_candidates * sizeof(d->candidates[0]));
+		s->times.begin = now_ns();
+	}
+	monitor_unlock(&s->mon);
+	return r;
+}
+
+/* A candidate's handshake failed: tell it, report it, forget it. */
+static void dismiss(struct destination *d, const struct tern_error *why)
+{
+	struct tern_session *s = d->s;
+
+	if (s->link.running && !s->link.dead) {
+		link_send_error(&s->link, why, false);
+		link_drain(&s->link, SESSION_GRACE_MS);
+	}
+	session_close_link(s);
+	memset(&s->link, 0, sizeof(s->link));
+	session_stranger(s, why);
+}
+
+/* Is the session still wanted?  -ECANCELED with *err if not. */
+static int check_cancel(struct tern_session *s, struct tern_error *err)
+{
+	monitor_lock(&s->mon);
+	int r = session_check(s, err);
+
+	monitor_unlock(&s->mon);
+	return r;
+}
+
+/* Take candidates until one is admitted. */
+static int admit(struct destination *d, struct tern_error *err)
+{
+	struct tern_session *s = d->s;
+
+	for (;;) {
+		struct tern_error why;
+		int r = next_candidate(d, err);
+
+		if (r)
+			return r;
+		error_clear(&why);
+		r = link_start(&s->link, &s->mon, s->conn, TERN_DESTINATION,
+			       (unsigned)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS), &why);
+		if (!r)
+			r = handshake_destination(s, &why);
+		if (!r) {
+			monitor_lock(&s->mon);
+			d->admitted = true;
+			s->times.setup_done = now_ns();
+			monitor_unlock(&s->mon);
+			return 0;
+		}
+		if (!why.code)
+			error_session(&why, r, "the peer went away during the handshake");
+		if (check_cancel(s, err))
+			return s->error.code;
+		dismiss(d, &why);
+	}
+}
+
+/* Candidates that were waiting when another was admitted, or at the end. */
+static void refuse_waiting(struct destination *d)
+{
+	for (;;) {
+		struct transport_conn *conn = NULL;
+
+		monitor_lock(&d->s->mon);
+		if (d->nr_candidates)
+			conn = d->candidates[--d->nr_candidates];
+		monitor_unlock(&d->s->mon);
+		if (!conn)
+			return;
+		refuse(d->s, conn);
+	}
+}
+
+/* ------------------------------------------------------------------ arrival */
+
+static int take_round(struct destination *d, const struct wire_round *m, struct tern_error *err)
+{
+	struct tern_session *s = d->s;
+
+	if (d->final_round)
+		return error_session(err, -EPROTO,
+				     "message ROUND from the peer after the final round");
+	if (m->round != d->round + 1)
+		return error_session(err, -EPROTO,
+				     "message ROUND from the peer has round = %u, due is %u",
+				     m->round, d->round + 1);
+	d->round = m->round;
+	d->final_round = m->final;
+
+	struct tern_round_stats round = {
+		.round = m->round,
+		.final = m->final,
+		.normal_pages = m->normal_pages,
+		.zero_pages = m->zero_pages,
+		.sent_bytes = m->bytes,
+	};
+
+	session_add_round(s, &round);
+	monitor_lock(&s->mon);
+	s->stats.skipped_pages += m->skipped_pages;
+	monitor_unlock(&s->mon);
+	session_event(s, TERN_EVENT_ROUND, NULL);
+	if (d->final_round)
+		session_set_state(s, TERN_STATE_DEVICE);
+	return 0;
+}
+
+static int take_state(struct destination *d, const struct wire_state *m, struct tern_error *err)
+{
+	uint64_t max = session_param(d->s, TERN_PARAM_STATE_MAX);
+
+	if (!d->final_round)
+		return error_session(err, -EPROTO,
+				     "message STATE from the peer before the final round");
+	if (m->offset != d->state.len)
+		return error_session(err, -EPROTO,
+				     "message STATE from the peer has offset = %" PRIu64
+				     ", due is %zu",
+				     m->offset, d->state.len);
+	int r = tern_state_write(&d->state, m->data, m->len);
+
+	if (r == -EFBIG)
+		return error_session(err, r,
+				     "device state from the peer is larger than %" PRIu64
+				     " bytes (state-max)",
+				     max);
+	if (r)
+		return error_session(err, r, "cannot keep %zu bytes of device state",
+				     d->state.len + m->len);
+	return 0;
+}
+
+static int take_state_end(struct destination *d, const struct wire_state_end *m,
+			  struct tern_error *err)
+{
+	if (!d->final_round)
+		return error_session(err, -EPROTO,
+				     "message STATE_END from the peer before the final round");
+	if (m->total != d->state.len)
+		return error_session(err, -EPROTO,
+				     "message STATE_END from the peer has total = %" PRIu64
+				     ", %zu bytes arrived",
+				     m->total, d->state.len);
+	d->state_complete = true;
+	return 0;
+}
+
+/* Take messages until all RAM and state is here. */
+static int receive_all(struct destination *d, struct tern_error *err)
+{
+	struct wire_msg msg;
+	int r = 0;
+
+	while (!r && !d->state_complete) {
+		r = session_receive(d->s, &msg, NEVER_NS, "a message", err);
+		if (r)
+			break;
+		switch (msg.type) {
+		case WIRE_ROUND:
+			r = take_round(d, &msg.round, err);
+			break;
+		case WIRE_STATE:
+			r = take_state(d, &msg.state, err);
+			break;
+		case WIRE_STATE_END:
+			r = take_state_end(d, &msg.state_end, err);
+			break;
+		default:
+			r = error_session(err, -EPROTO,
+					  "message %s from the peer came where ROUND, STATE or "
+					  "STATE_END was expected",
+					  wire_type_name(msg.type));
+			break;
+		}
+	}
+	return r;
+}
+
+/* Load the device state; READY says how long it took. */
+static int load_state(struct destination *d, struct tern_error *err)
+{
+	struct tern_session *s = d->s;
+	struct tern_state_reader reader = { .buf = d->state.buf, .len = d->state.len };
+	uint64_t begin = now_ns();
+	int r = s->vm.load ? s->vm.load(s->vm_opaque, &reader) : 0;
+
+	if (r < 0)
+		return error_session(err, r,
+				     "the destination VMM could not load the device state (%zu of "
+				     "%zu bytes read): %s",
+				     reader.at, reader.len, error_name(r));
+	if (s->vm.load && tern_state_remaining(&reader))
+		return error_session(err, -EPROTO,
+				     "the destination VMM left %zu of %zu bytes of device state "
+				     "unread: the two VMMs differ",
+				     tern_state_remaining(&reader), reader.len);
+	monitor_lock(&s->mon);
+	s->stats.state_bytes = d->state.len;
+	s->stats.ledger_ns[TERN_LEDGER_STATE_LOAD] = now_ns() - begin;
+	monitor_unlock(&s->mon);
+
+	struct wire_msg msg = { .type = WIRE_READY, .ready = { .load_ns = now_ns() - begin } };
+
+	return link_send(&s->link, &msg, err);
+}
+
+/* --------------------------------------------------------------- switchover */
+
+static uint64_t patience(struct tern_session *s)
+{
+	return deadline_ns(DESTINATION_PATIENCE *
+			   (int64_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
+}
+
+/* GO came in: unless the VMM cancelled first, the guest is ours from now on. */
+static int accept_go(struct tern_session *s, struct tern_error *err)
+{
+	monitor_lock(&s->mon);
+	int r = s->cancel_requested ? session_check(s, err) : 0;
+
+	if (!r)
+		s->point_of_no_return = true;
+	monitor_unlock(&s->mon);
+	return r;
+}
+
+/* Run the guest; the only place that does so at a destination. */
+static int run_guest(struct tern_session *s, struct tern_error *err)
+{
+	uint64_t begin = now_ns();
+
+	s->conn->ops->revoke(s->conn);
+	int r = s->vm.resume ? s->vm.resume(s->vm_opaque) : 0;
+
+	if (r < 0)
+		return error_session(err, r, "the destination VMM could not resume the guest: %s",
+				     error_name(r));
+	struct wire_msg msg = {
+		.type = WIRE_STARTED,
+		.started = { .resume_ns = now_ns() - begin },
+	};
+
+	link_send(&s->link, &msg, NULL);
+	monitor_lock(&s->mon);
+	s->stats.ledger_ns[TERN_LEDGER_RESUME] = msg.started.resume_ns;
+	monitor_unlock(&s->mon);
+	return 0;
+}
+
+/* Wait for GO and obey. */
+static int take_over(struct tern_session *s, struct tern_error *err)
+{
+	struct wire_msg msg;
+	int r = session_expect(s, WIRE_GO, &msg, patience(s), err);
+
+	if (!r)
+		r = accept_go(s, err);
+	if (!r)
+		r = run_guest(s, err);
+	return r;
+}
+
+/* --------------------------------------------------------------------- ends */
+
+/* The guest did not start here: tell the source, unless it told us. */
+static void give_up(struct destination *d, const struct tern_error *err)
+{
+	struct tern_session *s = d->s;
+
+	session_settle(s, err);
+	monitor_lock(&s->mon);
+	bool after_go = s->point_of_no_return;
+	bool cancelled = s->cancel_requested || (s->link.peer_cancel && !after_go);
+	bool tell = s->link.running && !s->link.dead;
+	struct tern_error why = s->error;
+
+	monitor_unlock(&s->mon);
+	if (cancelled)
+		session_set_state(s, TERN_STATE_CANCELLING);
+	if (tell) {
+		link_send_error(&s->link, &why, false);
+		link_drain(&s->link, SESSION_GRACE_MS);
+	}
+	session_end(s, cancelled ? TERN_STATE_CANCELLED : TERN_STATE_FAILED,
+		    after_go ? TERN_OUTCOME_NEITHER : TERN_OUTCOME_SOURCE);
+}
+
+/* The guest runs here.  BYE says that the source knows; without it nothing changes. */
+static void finish(struct tern_session *s)
+{
+	struct wire_msg msg;
+	struct tern_error err;
+
+	error_clear(&err);
+	session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
+	if (session_expect(s, WIRE_BYE, &msg, patience(s), &err)) {
+		struct tern_error warning;
+
+		error_clear(&warning);
+		error_session(&warning, err.code,
+			      "the guest runs here, but the source may not know (%s): leave the "
+			      "source guest paused",
+			      err.message);
+		session_event(s, TERN_EVENT_WARNING, &warning);
+	}
+}
+
+/* Figures of the channel threads, before these go away. */
+static void keep_channel_figures(struct tern_session *s)
+{
+	monitor_lock(&s->mon);
+	struct receiver *r = s->receiver;
+
+	for (unsigned i = 0; r && i < s->nr_channels; i++)
+		receiver_channel_stats(r, i, &s->final_channels[i]);
+	s->receiver = NULL;
+	s->stats.engine_bytes = sizeof(*s) + region_overhead_bytes(&s->regions) +
+				LINK_QUEUE * sizeof(struct wire_msg) +
+				s->nr_rounds * sizeof(struct tern_round_stats);
+	monitor_unlock(&s->mon);
+	receiver_stop(&r);
+}
+
+static void tear_down(struct destination *d)
+{
+	struct tern_session *s = d->s;
+
+	if (s->conn)
+		s->conn->ops->abort(s->conn);
+	keep_channel_figures(s);
+	session_close_link(s);
+	s->listener->ops->listener_stop(s->listener);
+	pthread_join(d->acceptor, NULL);
+	refuse_waiting(d);
+	monitor_lock(&s->mon);
+	struct transport_listener *l = s->listener;
+
+	s->listener = NULL;
+	monitor_unlock(&s->mon);
+	l->ops->listener_close(l);
+	vmstate_fini(&d->state);
+	monitor_lock(&s->mon);
+	s->ended = true;
+	monitor_broadcast(&s->mon);
+	monitor_unlock(&s->mon);
+}
+
+/* From the first candidate to the running guest. */
+static int migrate_in(struct destination *d, struct tern_error *err)
+{
+	struct tern_session *s = d->s;
+	struct receiver *receiver = NULL;
+	int r = admit(d, err);
+
+	if (r)
+		return r;
+	refuse_waiting(d);
+	session_set_state(s, TERN_STATE_ACTIVE);
+	r = receiver_start(s, &receiver, err);
+	if (r)
+		return r;
+	monitor_lock(&s->mon);
+	s->receiver = receiver;
+	monitor_unlock(&s->mon);
+	r = receive_all(d, err);
+	if (!r)
+		r = load_state(d, err);
+	if (!r)
+		r = take_over(s, err);
+	return r;
+}
+
+void destination_run(struct tern_session *s)
+{
+	struct destination d = {
+		.s = s,
+		.state = { .max = session_param(s, TERN_PARAM_STATE_MAX) },
+	};
+	struct tern_error err;
+
+	error_clear(&err);
+	int r = -pthread_create(&d.acceptor, NULL, acceptor_main, &d);
+
+	if (r) {
+		error_session(&err, r, "cannot start the acceptor thread: %s", error_name(r));
+		give_up(&d, &err);
+		monitor_lock(&s->mon);
+		s->ended = true;
+		monitor_broadcast(&s->mon);
+		monitor_unlock(&s->mon);
+		return;
+	}
+	r = migrate_in(&d, &err);
+	if (!r)
+		finish(s);
+	else
+		give_up(&d, &err);
+	tear_down(&d);
+}

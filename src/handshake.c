@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The handshake: everything both ends must agree on before a byte of RAM moves
+ * (invariant 9).
+ *
+ *	source                               destination
+ *	HELLO  version range, features,
+ *	       sizes, session id      ---->  checks; picks version, channels, chunk
+ *	                              <----  HELLO_ACK
+ *	REGIONS (in parts of 64)      ---->  compares with its own list
+ *	                              <----  REGIONS_ACK
+ *	opens N channels              ---->  takes them in
+ *	                              <----  SETUP_DONE
+ *
+ * A disagreement is found by the side that can compare, mostly the destination.
+ * It answers ERROR with one sentence that names the item and both values, so that
+ * both sides report the same.
+ */
+#include "session.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "error.h"
+#include "params.h"
+
+static uint64_t handshake_deadline(const struct tern_session *s)
+{
+	return deadline_ns((int64_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
+}
+
+/* How many channels the source asks for when the caller leaves it to us. */
+static unsigned default_channels(const struct tern_session *s)
+{
+	unsigned cpus = topology_nr_cpus(s->topology);
+
+	return cpus < 1 ? 1 : cpus > 4 ? 4 : cpus;
+}
+
+/* Chunk size and peer timeout come from the peer: they must be possible values. */
+static int check_tunables(uint64_t chunk_bytes, uint32_t timeout_ms, const char *message,
+			  struct tern_error *err)
+{
+	if (param_check(TERN_PARAM_CHUNK_BYTES, chunk_bytes))
+		return error_session(err, -EPROTO,
+				     "message %s has chunk_bytes = %" PRIu64
+				     ", allowed are powers of two from 64 KiB to 64 MiB",
+				     message, chunk_bytes);
+	if (param_check(TERN_PARAM_PEER_TIMEOUT_MS, timeout_ms))
+		return error_session(err, -EPROTO,
+				     "message %s has peer_timeout_ms = %u, allowed are 100 to "
+				     "3600000",
+				     message, timeout_ms);
+	return 0;
+}
+
+/* ------------------------------------------------------------------ source */
+
+static int send_hello(struct tern_session *s, struct tern_error *err)
+{
+	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
+	struct wire_msg msg = {
+		.type = WIRE_HELLO,
+		.hello = {
+			.version_min = WIRE_VERSION_MIN,
+			.version_max = WIRE_VERSION_MAX,
+			.channels = channels ? (uint32_t)channels : default_channels(s),
+			.features = WIRE_FEATURES_KNOWN,
+			.page_size = TERN_PAGE_SIZE,
+			.nr_regions = s->regions.nr,
+			.ram_bytes = region_bytes(&s->regions),
+			.stripe_bytes = session_param(s, TERN_PARAM_STRIPE_BYTES),
+			.chunk_bytes = session_param(s, TERN_PARAM_CHUNK_BYTES),
+			.state_max = session_param(s, TERN_PARAM_STATE_MAX),
+			.peer_timeout_ms = (uint32_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS),
+		},
+	};
+
+	memcpy(msg.hello.session_id, s->conn->session_id, sizeof(msg.hello.session_id));
+	return link_send(&s->link, &msg, err);
+}
+
+/* Take what the destination agreed to; it may only lower what was asked for. */
+static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *ack,
+			  struct tern_error *err)
+{
+	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
+	unsigned asked = channels ? (unsigned)channels : default_channels(s);
+
+	if (ack->version < WIRE_VERSION_MIN || ack->version > WIRE_VERSION_MAX)
+		return error_session(err, -EPROTO,
+				     "the destination chose protocol version %u, this source "
+				     "speaks %u to %u",
+				     ack->version, WIRE_VERSION_MIN, WIRE_VERSION_MAX);
+	if (ack->features & ~WIRE_FEATURES_KNOWN)
+		return error_session(err, -EPROTO,
+				     "the destination chose features 0x%" PRIx64
+				     ", this source offered 0x%llx",
+				     ack->features, WIRE_FEATURES_KNOWN);
+	if (ack->channels > asked)
+		return error_session(err, -EPROTO,
+				     "the destination chose %u channels, this source asked for %u",
+				     ack->channels, asked);
+	int r = check_tunables(ack->chunk_bytes, ack->peer_timeout_ms, "HELLO_ACK", err);
+
+	if (r)
+		return r;
+	if (ack->chunk_bytes > session_param(s, TERN_PARAM_CHUNK_BYTES))
+		return error_session(err, -EPROTO,
+				     "the destination chose chunks of %" PRIu64
+				     " bytes, this source offered %" PRIu64,
+				     ack->chunk_bytes, session_param(s, TERN_PARAM_CHUNK_BYTES));
+	if (ack->peer_timeout_ms > session_param(s, TERN_PARAM_PEER_TIMEOUT_MS))
+		return error_session(err, -EPROTO,
+				     "the destination chose a peer timeout of %u ms, this source "
+				     "offered %" PRIu64 " ms",
+				     ack->peer_timeout_ms,
+				     session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
+	atomic_store(&s->params[TERN_PARAM_CHUNK_BYTES], ack->chunk_bytes);
+	link_set_timeout(&s->link, ack->peer_timeout_ms);
+	monitor_lock(&s->mon);
+	s->nr_channels = ack->channels;
+	monitor_unlock(&s->mon);
+	return 0;
+}
+
+static int send_regions(struct tern_session *s, struct tern_error *err)
+{
+	struct wire_msg msg;
+
+	for (unsigned first = 0; first < s->regions.nr; first += WIRE_REGIONS_PER_MSG) {
+		unsigned n = s->regions.nr - first;
+
+		memset(&msg, 0, sizeof(msg));
+		msg.type = WIRE_REGIONS;
+		msg.regions.first = first;
+		msg.regions.count = (uint16_t)(n < WIRE_REGIONS_PER_MSG ? n : WIRE_REGIONS_PER_MSG);
+		for (unsigned i = 0; i < msg.regions.count; i++) {
+			const struct region *r = &s->regions.v[first + i];
+			struct wire_region *w = &msg.regions.v[i];
+
+			w->id = r->id;
+			w->size = r->size;
+			w->gpa = r->gpa;
+			w->host_page_size = r->host_page_size;
+			memcpy(w->name, r->name, sizeof(w->name));
+		}
+		int e = link_send(&s->link, &msg, err);
+
+		if (e)
+			return e;
+	}
+	return 0;
+}
+
+/* REGIONS_ACK repeats what was compared; a difference means a broken peer. */
+static int take_regions_ack(struct tern_session *s, const struct wire_regions_ack *ack,
+			    struct tern_error *err)
+{
+	if (ack->nr_regions == s->regions.nr && ack->ram_bytes == region_bytes(&s->regions))
+		return 0;
+	return error_session(err, -EPROTO,
+			     "the destination confirmed %u regions of %" PRIu64
+			     " bytes, this source has %u of %" PRIu64,
+			     ack->nr_regions, ack->ram_bytes, s->regions.nr,
+			     region_bytes(&s->regions));
+}
+
+/* Connect and publish the connection. */
+static int connect_control(struct tern_session *s, struct tern_error *err)
+{
+	struct transport_env env;
+	struct transport_conn *conn;
+	uint8_t id[TRANSPORT_SESSION_ID_LEN];
+
+	if (getrandom(id, sizeof(id), 0) != (ssize_t)sizeof(id))
+		return error_session(err, -EIO, "cannot draw a session id: %s", error_name(errno));
+	session_env(s, &env);
+	int r = s->transport->connect(s->transport, &env, &s->uri, id, s->cancel_fd, &conn, err);
+
+	if (r)
+		return r;
+	memcpy(conn->session_id, id, sizeof(id));
+	monitor_lock(&s->mon);
+	s->conn = conn;
+	monitor_unlock(&s->mon);
+	r = session_expose(s, conn, err);
+	if (!r)
+		r = link_start(&s->link, &s->mon, conn, TERN_SOURCE, env.peer_timeout_ms, err);
+	return r;
+}
+
+int handshake_source(struct tern_session *s, struct tern_error *err)
+{
+	struct wire_msg msg;
+	int r = connect_control(s, err);
+
+	if (!r)
+		r = send_hello(s, err);
+	if (!r)
+		r = session_expect(s, WIRE_HELLO_ACK, &msg, handshake_deadline(s), err);
+	if (!r)
+		r = take_hello_ack(s, &msg.hello_ack, err);
+	if (!r)
+		r = send_regions(s, err);
+	if (!r)
+		r = session_expect(s, WIRE_REGIONS_ACK, &msg, handshake_deadline(s), err);
+	if (!r)
+		r = take_regions_ack(s, &msg.regions_ack, err);
+	if (!r)
+		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
+	if (!r)
+		r = session_expect(s, WIRE_SETUP_DONE, &msg, handshake_deadline(s), err);
+	return r;
+}
+
+/* ------------------------------------------------------------- destination */
+
+static int check_versions(const struct wire_hello *h, struct tern_error *err)
+{
+	if (h->version_min > h->version_max)
+		return error_session(err, -EPROTO,
+				     "message HELLO has version_min %u above version_max %u",
+				     h->version_min, h->version_max);
+	if (h->version_max < WIRE_VERSION_MIN || h->version_min > WIRE_VERSION_MAX)
+		return error_session(err, -EPROTONOSUPPORT,
+				     "protocol version differs: the source speaks %u to %u, the "
+				     "destination %u to %u",
+				     h->version_min, h->version_max, WIRE_VERSION_MIN,
+				     WIRE_VERSION_MAX);
+	if (h->features_required & ~WIRE_FEATURES_KNOWN)
+		return error_session(err, -EPROTONOSUPPORT,
+				     "features differ: the source requires 0x%" PRIx64
+				     ", the destination has 0x%llx",
+				     h->features_required, WIRE_FEATURES_KNOWN);
+	return 0;
+}
+
+static int check_hello(struct tern_session *s, const struct wire_hello *h, struct tern_error *err)
+{
+	int r = check_versions(h, err);
+
+	if (!r)
+		r = check_tunables(h->chunk_bytes, h->peer_timeout_ms, "HELLO", err);
+	if (r)
+		return r;
+	if (memcmp(h->session_id, s->conn->session_id, sizeof(h->session_id)) != 0)
+		return error_session(err, -EPROTO,
+				     "message HELLO names another session than its connection");
+	if (h->page_size != TERN_PAGE_SIZE)
+		return error_session(err, -EINVAL,
+				     "page size differs: %u bytes at the source, %u at the "
+				     "destination",
+				     h->page_size, TERN_PAGE_SIZE);
+	if (h->nr_regions != s->regions.nr)
+		return error_session(err, -EINVAL,
+				     "number of regions differs: %u at the source, %u at the "
+				     "destination",
+				     h->nr_regions, s->regions.nr);
+	if (h->ram_bytes != region_bytes(&s->regions))
+		return error_session(err, -EINVAL,
+				     "RAM size differs: %" PRIu64 " bytes at the source, %" PRIu64
+				     " at the destination",
+				     h->ram_bytes, region_bytes(&s->regions));
+	return 0;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Choose what this session will use and tell the source. */
+static int answer_hello(struct tern_session *s, const struct wire_hello *h, struct tern_error *err)
+{
+	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
+	uint64_t timeout = session_param(s, TERN_PARAM_PEER_TIMEOUT_MS);
+	struct wire_msg msg = {
+		.type = WIRE_HELLO_ACK,
+		.hello_ack = {
+			.version = WIRE_VERSION_MAX < h->version_max ? WIRE_VERSION_MAX :
+								       h->version_max,
+			.channels = (uint32_t)min_u64(h->channels,
+						      channels ? channels : TRANSPORT_CHANNELS_MAX),
+			.features = h->features & WIRE_FEATURES_KNOWN,
+			.chunk_bytes = min_u64(h->chunk_bytes,
+					       session_param(s, TERN_PARAM_CHUNK_BYTES)),
+			.peer_timeout_ms = (uint32_t)min_u64(h->peer_timeout_ms, timeout),
+		},
+	};
+
+	monitor_lock(&s->mon);
+	s->nr_channels = msg.hello_ack.channels;
+	monitor_unlock(&s->mon);
+	link_set_timeout(&s->link, msg.hello_ack.peer_timeout_ms);
+	return link_send(&s->link, &msg, err);
+}
+
+/* Compare one region of the source's list with ours. */
+static int compare_region(const struct region *own, const struct wire_region *w,
+			  struct tern_error *err)
+{
+	if (w->id != own->id)
+		return error_session(err, -EPROTO,
+				     "message REGIONS has id %u where %u is due: the list is out "
+				     "of order",
+				     w->id, own->id);
+	if (strcmp(w->name, own->name) != 0)
+		return error_session(err, -EINVAL,
+				     "name of region %u differs: '%s' at the source, '%s' at the "
+				     "destination",
+				     own->id, w->name, own->name);
+	if (w->size != own->size)
+		return error_session(err, -EINVAL,
+				     "size of region '%s' differs: %" PRIu64
+				     " bytes at the source, %" PRIu64 " at the destination",
+				     own->name, w->size, own->size);
+	if (w->gpa != own->gpa)
+		return error_session(err, -EINVAL,
+				     "guest address of region '%s' differs: 0x%" PRIx64
+				     " at the source, 0x%" PRIx64 " at the destination",
+				     own->name, w->gpa, own->gpa);
+	if (w->host_page_size != own->host_page_size)
+		return error_session(err, -EINVAL,
+				     "host page size of region '%s' differs: %" PRIu64
+				     " bytes at the source, %" PRIu64 " at the destination",
+				     own->name, w->host_page_size, own->host_page_size);
+	return 0;
+}
+
+static int receive_regions(struct tern_session *s, struct tern_error *err)
+{
+	struct wire_msg msg;
+	unsigned done = 0;
+	int r = 0;
+
+	while (!r && done < s->regions.nr) {
+		r = session_expect(s, WIRE_REGIONS, &msg, handshake_deadline(s), err);
+		if (r)
+			break;
+		if (msg.regions.first != done || msg.regions.count > s->regions.nr - done)
+			return error_session(err, -EPROTO,
+					     "message REGIONS lists regions %u to %u, due are %u "
+					     "to %u: the list is out of order or overlaps",
+					     msg.regions.first,
+					     msg.regions.first + msg.regions.count - 1, done,
+					     s->regions.nr - 1);
+		for (unsigned i = 0; !r && i < msg.regions.count; i++)
+			r = compare_region(&s->regions.v[done + i], &msg.regions.v[i], err);
+		done += msg.regions.count;
+	}
+	if (r)
+		return r;
+	msg = (struct wire_msg){
+		.type = WIRE_REGIONS_ACK,
+		.regions_ack = { .nr_regions = done, .ram_bytes = region_bytes(&s->regions) },
+	};
+	return link_send(&s->link, &msg, err);
+}
+
+int handshake_destination(struct tern_session *s, struct tern_error *err)
+{
+	struct wire_msg msg;
+	int r = session_expect(s, WIRE_HELLO, &msg, handshake_deadline(s), err);
+
+	if (!r)
+		r = check_hello(s, &msg.hello, err);
+	if (!r)
+		r = answer_hello(s, &msg.hello, err);
+	if (!r)
+		r = receive_regions(s, err);
+	if (!r)
+		r = session_expose(s, s->conn, err);
+	if (!r)
+		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
+	if (!r) {
+		msg = (struct wire_msg){
+			.type = WIRE_SETUP_DONE,
+			.setup_done = { .channels = s->nr_channels },
+		};
+		r = link_send(&s->link, &msg, err);
+	}
+	return r;
+}

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "link.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+
+/* Set the link's error and wake everybody.  Receiver thread. */
+static void link_die(struct link *l, const struct tern_error *why, bool closed)
+{
+	monitor_lock(l->mon);
+	if (!l->dead) {
+		l->dead = true;
+		l->closed = closed;
+		l->error = *why;
+	}
+	monitor_broadcast(l->mon);
+	monitor_unlock(l->mon);
+	l->conn->ops->abort(l->conn);
+}
+
+static unsigned link_timeout(struct link *l)
+{
+	monitor_lock(l->mon);
+	unsigned ms = l->peer_timeout_ms;
+
+	monitor_unlock(l->mon);
+	return ms;
+}
+
+/* An ERROR message: its text, marked as the peer's, is the link's error. */
+static void handle_error(struct link *l, const struct wire_error *e)
+{
+	struct tern_error why;
+	int code = e->code;
+
+	error_clear(&why);
+	if (code >= 0 || code < -4095)
+		code = -EREMOTEIO;
+	error_set(&why, code, e->scope ? (enum tern_error_scope)e->scope : TERN_SCOPE_SESSION,
+		  "the %s says: %.*s", l->role == TERN_SOURCE ? "destination" : "source", e->len,
+		  (const char *)e->text);
+	monitor_lock(l->mon);
+	l->peer_error = true;
+	l->peer_started = e->started;
+	monitor_unlock(l->mon);
+	link_die(l, &why, false);
+}
+
+static void handle_cancel(struct link *l)
+{
+	struct tern_error why;
+
+	error_clear(&why);
+	error_session(&why, -ECANCELED, "the source cancelled the migration; its guest runs on");
+	monitor_lock(l->mon);
+	l->peer_cancel = true;
+	monitor_unlock(l->mon);
+	link_die(l, &why, false);
+}
+
+/* Wait until the queue has room; false if the link has to stop. */
+static bool wait_for_room(struct link *l)
+{
+	bool waited = false;
+
+	monitor_lock(l->mon);
+	while (l->count == LINK_QUEUE && !l->stop && !l->dead && !l->draining) {
+		monitor_wait(l->mon, NEVER_NS);
+		waited = true;
+	}
+	if (waited) /* that time was not the peer's silence */
+		l->last_rx_ns = now_ns();
+	bool go_on = !l->stop && !l->dead;
+
+	monitor_unlock(l->mon);
+	return go_on;
+}
+
+static void enqueue(struct link *l, const struct wire_msg *msg)
+{
+	monitor_lock(l->mon);
+	if (!l->draining)
+		l->queue[(l->head + l->count++) % LINK_QUEUE] = *msg;
+	monitor_broadcast(l->mon);
+	monitor_unlock(l->mon);
+}
+
+/* Check one received message and act on it.  0 or -errno with *err. */
+static int link_handle(struct link *l, const uint8_t *buf, size_t len, struct wire_msg *msg,
+		       struct tern_error *err)
+{
+	int r = wire_decode(buf, len, msg, err);
+
+	if (r)
+		return r;
+	if (msg->seq != l->rx_seq)
+		return error_session(err, -EPROTO,
+				     "message %s from the peer has sequence number %u, expected "
+				     "was %u: a message was lost, repeated or made up",
+				     wire_type_name(msg->type), msg->seq, l->rx_seq);
+	l->rx_seq++;
+	if (!(l->role == TERN_SOURCE ? wire_from_destination(msg->type) :
+				       wire_from_source(msg->type)))
+		return error_session(err, -EPROTO, "message %s from the peer: only the %s sends it",
+				     wire_type_name(msg->type),
+				     l->role == TERN_SOURCE ? "source" : "destination");
+	switch (msg->type) {
+	case WIRE_PING:
+		break;
+	case WIRE_ERROR:
+		handle_error(l, &msg->error);
+		break;
+	case WIRE_CANCEL:
+		handle_cancel(l);
+		break;
+	default:
+		enqueue(l, msg);
+		break;
+	}
+	return 0;
+}
+
+/* How long recv() may wait before keep-alive has something to do, ms. */
+static int link_patience(struct link *l, unsigned timeout_ms, uint64_t last_tx)
+{
+	uint64_t now = now_ns();
+	uint64_t ping_at = last_tx + timeout_ms / 3 * 1000000ull;
+	uint64_t dead_at = l->last_rx_ns + timeout_ms * 1000000ull;
+	uint64_t next = ping_at < dead_at ? ping_at : dead_at;
+
+	return next <= now ? 0 : (int)((next - now) / 1000000u + 1);
+}
+
+/* Send PING if this side was silent for long; -ETIMEDOUT if the peer was. */
+static int link_keep_alive(struct link *l, unsigned timeout_ms, struct tern_error *err)
+{
+	uint64_t now = now_ns();
+
+	if (now - l->last_rx_ns >= timeout_ms * 1000000ull)
+		return error_session(err, -ETIMEDOUT,
+				     "the peer was silent for %u ms (peer-timeout): its process "
+				     "hangs, or the network is cut",
+				     timeout_ms);
+	pthread_mutex_lock(&l->send_lock);
+	bool quiet = now >= l->last_tx_ns + timeout_ms / 3 * 1000000ull;
+
+	pthread_mutex_unlock(&l->send_lock);
+	return quiet ? link_send_empty(l, WIRE_PING, err) : 0;
+}
+
+/* One turn of the receiver: a message, or keep-alive.  1: the peer closed. */
+static int link_turn(struct link *l, uint8_t *buf, struct wire_msg *msg, struct tern_error *err)
+{
+	unsigned timeout_ms = link_timeout(l);
+
+	pthread_mutex_lock(&l->send_lock);
+	uint64_t last_tx = l->last_tx_ns;
+
+	pthread_mutex_unlock(&l->send_lock);
+	long n = l->conn->ops->recv(l->conn, buf, TRANSPORT_MSG_MAX,
+				    link_patience(l, timeout_ms, last_tx), err);
+
+	if (n == -ETIMEDOUT) {
+		error_clear(err);
+		return link_keep_alive(l, timeout_ms, err);
+	}
+	if (n < 0)
+		return (int)n;
+	if (n == 0)
+		return 1;
+	l->last_rx_ns = now_ns();
+	return link_handle(l, buf, (size_t)n, msg, err);
+}
+
+static void *link_main(void *arg)
+{
+	struct link *l = arg;
+	uint8_t buf[TRANSPORT_MSG_MAX];
+	struct wire_msg msg;
+	struct tern_error err;
+	int r = 0;
+
+	error_clear(&err);
+	while (!r && wait_for_room(l))
+		r = link_turn(l, buf, &msg, &err);
+	if (r > 0) {
+		error_session(&err, -ECONNRESET, "the peer closed the connection");
+		link_die(l, &err, true);
+	} else if (r < 0) {
+		if (!err.code)
+			error_session(&err, r, "the connection was aborted");
+		link_die(l, &err, false);
+	}
+	return NULL;
+}
+
+int link_start(struct link *l, struct monitor *mon, struct transport_conn *conn,
+	       enum tern_role role, unsigned peer_timeout_ms, struct tern_error *err)
+{
+	memset(l, 0, sizeof(*l));
+	error_clear(&l->error);
+	l->mon = mon;
+	l->conn = conn;
+	l->role = role;
+	l->peer_timeout_ms = peer_timeout_ms;
+	l->last_rx_ns = l->last_tx_ns = now_ns();
+	l->queue = calloc(LINK_QUEUE, sizeof(*l->queue));
+	if (!l->queue)
+		return error_session(err, -ENOMEM, "cannot allocate the control queue");
+	int r = pthread_mutex_init(&l->send_lock, NULL);
+
+	if (r)
+		goto free_queue;
+	r = pthread_create(&l->thread, NULL, link_main, l);
+	if (r)
+		goto fini_lock;
+	l->running = true;
+	return 0;
+
+fini_lock:
+	pthread_mutex_destroy(&l->send_lock);
+free_queue:
+	free(l->queue);
+	l->queue = NULL;
+	return error_session(err, -r, "cannot start the control thread: %s", error_name(r));
+}
+
+void link_stop(struct link *l)
+{
+	if (!l->running)
+		return;
+	monitor_lock(l->mon);
+	l->stop = true;
+	monitor_broadcast(l->mon);
+	monitor_unlock(l->mon);
+	l->conn->ops->abort(l->conn);
+	pthread_join(l->thread, NULL);
+	pthread_mutex_destroy(&l->send_lock);
+	free(l->queue);
+	l->queue = NULL;
+	l->running = false;
+}
+
+void link_set_timeout(struct link *l, unsigned peer_timeout_ms)
+{
+	monitor_lock(l->mon);
+	l->peer_timeout_ms = peer_timeout_ms;
+	monitor_unlock(l->mon);
+}
+
+int link_send(struct link *l, struct wire_msg *msg, struct tern_error *err)
+{
+	uint8_t buf[TRANSPORT_MSG_MAX];
+	int timeout_ms = (int)link_timeout(l);
+
+	pthread_mutex_lock(&l->send_lock);
+	msg->seq = l->tx_seq++;
+	size_t len = wire_encode(msg, buf);
+	int r = l->conn->ops->send(l->conn, buf, len, timeout_ms, err);
+
+	l->last_tx_ns = now_ns();
+	pthread_mutex_unlock(&l->send_lock);
+	if (r && err && !err->code)
+		error_session(err, r, "cannot send message %s: %s", wire_type_name(msg->type),
+			      r == -ECANCELED ? "the connection was aborted" : error_name(r));
+	return r;
+}
+
+int link_send_empty(struct link *l, enum wire_type type, struct tern_error *err)
+{
+	struct wire_msg msg = { .type = type };
+
+	return link_send(l, &msg, err);
+}
+
+void link_send_error(struct link *l, const struct tern_error *why, bool started)
+{
+	struct wire_msg msg = { .type = WIRE_ERROR };
+	size_t len = strnlen(why->message, WIRE_ERROR_TEXT_MAX);
+
+	msg.error.code = why->code;
+	msg.error.scope = (uint8_t)why->scope;
+	msg.error.started = started;
+	msg.error.len = (uint16_t)len;
+	memcpy(msg.error.text, why->message, len);
+	link_send(l, &msg, NULL);
+}
+
+void link_drain(struct link *l, int timeout_ms)
+{
+	uint64_t until = deadline_ns(timeout_ms);
+
+	monitor_lock(l->mon);
+	l->draining = true;
+	l->count = 0;
+	monitor_broadcast(l->mon);
+	while (!l->dead && monitor_wait(l->mon, until))
+		;
+	monitor_unlock(l->mon);
+}
+
+int link_take(struct link *l, struct wire_msg *msg, struct tern_error *err)
+{
+	if (l->count) {
+		*msg = l->queue[l->head];
+		l->head = (l->head + 1) % LINK_QUEUE;
+		l->count--;
+		monitor_broadcast(l->mon);
+		return 1;
+	}
+	if (!l->dead)
+		return 0;
+	if (!err->code)
+		*err = l->error;
+	return l->error.code;
+}

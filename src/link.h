@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_SRC_LINK_H
+#define TERN_SRC_LINK_H
+
+/*
+ * The control link: the engine's messages over a connection's control queue.
+ *
+ * A link owns one thread.  It receives and decodes messages, checks sequence
+ * numbers and who may send what, answers nothing but keeps the link alive: when
+ * this side has sent nothing for a third of the peer timeout it sends PING, and
+ * when the peer has been silent for the whole of it the link is dead.  PING and
+ * ERROR are handled here, the rest waits in a short queue for the session's
+ * thread.  While that queue is full nothing is received and silence is not
+ * counted.
+ *
+ * A link dies once, with one error: the peer is silent, closed, reset, sent
+ * rubbish, or said ERROR.  Then the connection is aborted, so that channel
+ * threads stop too, and the session's thread is woken through the monitor.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <tern/error.h>
+#include <tern/session.h>
+
+#include "monitor.h"
+#include "transport.h"
+#include "wire.h"
+
+#define LINK_QUEUE 8u
+
+struct link {
+	/* Constant after link_start(). */
+	struct monitor *mon;
+	struct transport_conn *conn;
+	enum tern_role role; /* ours */
+	pthread_t thread;
+	bool running;
+
+	/* Sender side; send_lock is a leaf lock, held while a message goes out. */
+	pthread_mutex_t send_lock;
+	uint32_t tx_seq;
+	uint64_t last_tx_ns;
+
+	/* Receiver thread only. */
+	uint32_t rx_seq;
+	uint64_t last_rx_ns;
+
+	/* Under the monitor's lock. */
+	unsigned peer_timeout_ms;
+	struct wire_msg *queue; /* LINK_QUEUE messages */
+	unsigned head, count;
+	bool stop;
+	bool draining;          /* drop what arrives */
+	bool dead;
+	bool closed;            /* dead by an orderly close of the peer */
+	bool peer_error;        /* dead by an ERROR message … */
+	bool peer_started;      /* … that said so of its guest */
+	bool peer_cancel;       /* dead by a CANCEL message */
+	struct tern_error error;
+};
+
+/*
+ * link_start - take over the control queue of @conn.
+ *
+ * @conn stays the caller's, and must outlive the link.  0, -ENOMEM, -EAGAIN.
+ */
+int link_start(struct link *l, struct monitor *mon, struct transport_conn *conn,
+	       enum tern_role role, unsigned peer_timeout_ms, struct tern_error *err);
+
+/* link_stop - end the thread and free; the connection must have been aborted or be idle. */
+void link_stop(struct link *l);
+
+/* link_set_timeout - use the negotiated peer timeout from now on. */
+void link_set_timeout(struct link *l, unsigned peer_timeout_ms);
+
+/*
+ * link_send - send one message; any thread; blocks at most the peer timeout.
+ *
+ * 0 or -errno with *err; the message may then have been sent or not.
+ */
+int link_send(struct link *l, struct wire_msg *msg, struct tern_error *err);
+
+/* link_send_empty - a message without fields. */
+int link_send_empty(struct link *l, enum wire_type type, struct tern_error *err);
+
+/* link_send_error - tell the peer why the session ends; failures do not matter. */
+void link_send_error(struct link *l, const struct tern_error *why, bool started);
+
+/*
+ * link_drain - drop what arrives until the peer closes, at most @timeout_ms.
+ *
+ * After the last message (an ERROR, say): a socket closed with unread bytes is
+ * reset, and the reset could overtake that message.
+ */
+void link_drain(struct link *l, int timeout_ms);
+
+/*
+ * link_take - with the monitor's lock held: the next message, if there is one.
+ *
+ * 1: taken; 0: none; -errno: none and the link is dead (*err is the link's error).
+ */
+int link_take(struct link *l, struct wire_msg *msg, struct tern_error *err);
+
+#endif

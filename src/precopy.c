@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Precopy rounds.
+ *
+ *	SCAN             which pages exist
+ *	round 1  SEND    all of them, while the guest runs
+ *	         SYNC    which were written meanwhile
+ *	round 2  SEND    those
+ *	         …       until converge_decide() says that the rest fits the downtime limit
+ *
+ * Every SEND ends with a fence on every channel, so a page of round n is placed
+ * before round n + 1 touches it.
+ */
+#include "source.h"
+
+#include <errno.h>
+
+#include "error.h"
+
+/* A round of fewer bytes says nothing about bandwidth. */
+#define BANDWIDTH_MIN_BYTES (4u << 20)
+
+int source_phase(struct source *src, enum sender_phase phase, bool final, struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+	int r = 0;
+
+	sender_begin(s->sender, phase, final);
+	monitor_lock(&s->mon);
+	while (!r && !sender_idle(s->sender)) {
+		r = session_check(s, err);
+		if (!r && s->link.count)
+			r = error_session(err, -EPROTO,
+					  "message %s from the peer came during a round",
+					  wire_type_name(s->link.queue[s->link.head].type));
+		if (!r)
+			session_wait_until(s, NEVER_NS);
+	}
+	if (!r && s->worker_failed_ns) { /* idle because a worker gave up: wait for the reason */
+		while (!(r = session_check(s, err)))
+			session_wait_until(s, NEVER_NS);
+	}
+	monitor_unlock(&s->mon);
+	if (r)
+		sender_abandon(s->sender);
+	return r;
+}
+
+/* Bytes per second, 0 if no time passed. */
+static uint64_t per_second(uint64_t bytes, uint64_t ns)
+{
+	return ns ? (uint64_t)((double)bytes * 1e9 / (double)ns) : 0;
+}
+
+/* Tell the destination what the round was. */
+static int send_round_message(struct source *src, const struct tern_round_stats *round,
+			      struct tern_error *err)
+{
+	struct wire_msg msg = {
+		.type = WIRE_ROUND,
+		.round = {
+			.round = round->round,
+			.final = (uint8_t)round->final,
+			.normal_pages = round->normal_pages,
+			.zero_pages = round->zero_pages,
+			.skipped_pages = round->round == 1 ? src->skipped_pages : 0,
+			.bytes = round->sent_bytes,
+		},
+	};
+
+	return link_send(&src->s->link, &msg, err);
+}
+
+int source_send_round(struct source *src, bool final, struct tern_error *err)
+{
+	struct sender_result result;
+	uint64_t begin = now_ns();
+	int r = source_phase(src, SENDER_SEND, final, err);
+
+	if (r)
+		return r;
+	sender_result(src->s->sender, &result);
+
+	struct tern_round_stats round = {
+		.round = ++src->round,
+		.final = final,
+		.duration_ns = now_ns() - begin,
+		.dirty_pages = src->remaining_pages,
+		.normal_pages = result.normal_pages,
+		.zero_pages = result.zero_pages,
+		.sent_bytes = result.bytes,
+	};
+
+	if (result.bytes >= BANDWIDTH_MIN_BYTES || !src->bandwidth)
+		src->bandwidth = per_second(result.bytes, round.duration_ns);
+	session_add_round(src->s, &round);
+	return send_round_message(src, &round, err);
+}
+
+/* How many pages the last SCAN or SYNC left to send. */
+static void take_remaining(struct source *src)
+{
+	struct sender_result result;
+
+	sender_result(src->s->sender, &result);
+	src->remaining_pages = result.dirty_pages;
+}
+
+/* Which pages exist. */
+static int scan(struct source *src, struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+	int r = source_phase(src, SENDER_SCAN, false, err);
+
+	if (r)
+		return r;
+	take_remaining(src);
+	src->skipped_pages = src->total_pages - src->remaining_pages;
+	monitor_lock(&s->mon);
+	s->stats.skipped_pages = src->skipped_pages;
+	s->stats.remaining_bytes = src->remaining_pages * TERN_PAGE_SIZE;
+	monitor_unlock(&s->mon);
+	return 0;
+}
+
+/* Which pages were written since the last look, and what that means. */
+static int sync(struct source *src, struct converge *c, bool *done, struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+	uint64_t since = src->last_sync_ns;
+	int r = source_phase(src, SENDER_SYNC, false, err);
+
+	if (r)
+		return r;
+	take_remaining(src);
+	src->last_sync_ns = now_ns();
+
+	uint64_t bytes = src->remaining_pages * TERN_PAGE_SIZE;
+	uint64_t limit = session_param(s, TERN_PARAM_DOWNTIME_LIMIT_MS) * 1000000u;
+
+	*done = converge_decide(c, bytes, src->bandwidth, limit);
+	monitor_lock(&s->mon);
+	s->stats.remaining_bytes = bytes;
+	s->stats.bandwidth = src->bandwidth;
+	s->stats.dirty_rate = per_second(bytes, src->last_sync_ns - since);
+	s->stats.expected_downtime_ns = c->expected_ns;
+	monitor_unlock(&s->mon);
+	session_event(s, TERN_EVENT_ROUND, NULL);
+	return 0;
+}
+
+int precopy_run(struct source *src, struct tern_error *err)
+{
+	struct converge c;
+	bool done = false;
+	int r = scan(src, err);
+
+	converge_init(&c);
+	src->last_sync_ns = now_ns();
+	while (!r && !done) {
+		r = source_send_round(src, false, err);
+		if (!r)
+			r = sync(src, &c, &done, err);
+	}
+	return r;
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#define _GNU_SOURCE
+#include "receiver.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "error.h"
+#include "session.h"
+
+struct receiver_thread {
+	struct receiver *pool;
+	struct transport_channel *ch;
+	unsigned index;
+	int node;
+	pthread_t thread;
+	atomic_uint_fast64_t cpu_ns;
+	atomic_int cpu;
+};
+
+struct receiver {
+	struct tern_session *s;
+	unsigned nr;
+	struct receiver_thread v[];
+};
+
+/* Clear pages that the source says are zero now.  Every value is the peer's. */
+static int place_zero(struct tern_session *s, const struct wire_zero *z, struct tern_error *err)
+{
+	const struct wire_page_range *last = NULL;
+
+	for (unsigned i = 0; i < z->count; last = &z->v[i++]) {
+		const struct wire_page_range *p = &z->v[i];
+
+		if (p->region >= s->regions.nr)
+			return error_set(err, -EPROTO, TERN_SCOPE_PAGE,
+					 "message ZERO from the peer has region = %u, there are %u",
+					 p->region, s->regions.nr);
+		const struct region *r = &s->regions.v[p->region];
+
+		if (p->first_page > r->nr_pages || p->nr_pages > r->nr_pages - p->first_page)
+			return error_set(err, -EPROTO, TERN_SCOPE_PAGE,
+					 "message ZERO from the peer has pages %" PRIu64
+					 " + %" PRIu64 " of region '%s', it has %" PRIu64,
+					 p->first_page, p->nr_pages, r->name, r->nr_pages);
+		if (last && (last->region > p->region ||
+			     (last->region == p->region &&
+			      last->first_page + last->nr_pages > p->first_page)))
+			return error_set(err, -EPROTO, TERN_SCOPE_PAGE,
+					 "message ZERO from the peer has overlapping or descending "
+					 "ranges in region '%s' at page %" PRIu64,
+					 r->name, p->first_page);
+		memset(r->hva + p->first_page * TERN_PAGE_SIZE, 0, p->nr_pages * TERN_PAGE_SIZE);
+	}
+	return 0;
+}
+
+static void receiver_account(struct receiver_thread *t)
+{
+	struct timespec ts;
+
+	if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts) == 0)
+		atomic_store(&t->cpu_ns, (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec);
+	atomic_store(&t->cpu, sched_getcpu());
+}
+
+/* Place until the channel ends.  0 if it ended because we ended it. */
+static int receiver_loop(struct receiver_thread *t, struct tern_error *err)
+{
+	uint8_t buf[TRANSPORT_NOTIFY_MAX];
+	struct wire_zero zero;
+
+	for (;;) {
+		long n = t->ch->ops->serve(t->ch, buf, err);
+		int r;
+
+		receiver_account(t);
+		if (n == -ECANCELED)
+			return 0;
+		if (n < 0)
+			return (int)n;
+		if (n == 0)
+			return error_channel(err, -ECONNRESET, t->index,
+					     "the source closed channel %u", t->index);
+		r = wire_zero_decode(buf, (size_t)n, &zero, err);
+		if (!r)
+			r = place_zero(t->pool->s, &zero, err);
+		if (r) {
+			err->channel = (int)t->index;
+			return r;
+		}
+	}
+}
+
+static void *receiver_main(void *arg)
+{
+	struct receiver_thread *t = arg;
+	struct tern_error err;
+
+	pthread_setname_np(pthread_self(), "tern-receive");
+	topology_bind_thread(t->pool->s->topology, t->node);
+	error_clear(&err);
+	if (receiver_loop(t, &err))
+		session_worker_failed(t->pool->s, &err);
+	receiver_account(t);
+	return NULL;
+}
+
+/* Node number @i among the nodes of the regions, in order of first appearance. */
+static int region_node(const struct region_list *l, unsigned i)
+{
+	int nodes[64];
+	unsigned nr = 0;
+
+	for (unsigned k = 0; k < l->nr; k++) {
+		unsigned j = 0;
+
+		while (j < nr && nodes[j] != l->v[k].numa_node)
+			j++;
+		if (j == nr && nr < 64)
+			nodes[nr++] = l->v[k].numa_node;
+	}
+	return nodes[i % nr];
+}
+
+int receiver_start(struct tern_session *s, struct receiver **out, struct tern_error *err)
+{
+	struct receiver *p = calloc(1, sizeof(*p) + s->nr_channels * sizeof(p->v[0]));
+
+	if (!p)
+		return error_session(err, -ENOMEM, "cannot allocate %u channel threads",
+				     s->nr_channels);
+	p->s = s;
+	for (unsigned i = 0; i < s->nr_channels; i++) {
+		struct receiver_thread *t = &p->v[i];
+
+		t->pool = p;
+		t->ch = s->channels[i];
+		t->index = i;
+		t->node = region_node(&s->regions, i);
+		atomic_store(&t->cpu, -1);
+		int r = pthread_create(&t->thread, NULL, receiver_main, t);
+
+		if (r) {
+			s->conn->ops->abort(s->conn);
+			receiver_stop(&p);
+			return error_session(err, -r, "cannot start channel thread %u: %s", i,
+					     error_name(r));
+		}
+		p->nr++;
+	}
+	*out = p;
+	return 0;
+}
+
+void receiver_stop(struct receiver **rp)
+{
+	struct receiver *r = *rp;
+
+	if (!r)
+		return;
+	for (unsigned i = 0; i < r->nr; i++)
+		pthread_join(r->v[i].thread, NULL);
+	free(r);
+	*rp = NULL;
+}
+
+void receiver_channel_stats(const struct receiver *r, unsigned i, struct tern_channel_stats *out)
+{
+	const struct receiver_thread *t = &r->v[i];
+
+	out->numa_node = t->node;
+	out->cpu = atomic_load(&t->cpu);
+	out->cpu_ns = atomic_load(&t->cpu_ns);
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_SRC_SESSION_H
+#define TERN_SRC_SESSION_H
+
+/*
+ * A session from the inside.
+ *
+ * Threads and what they own:
+ *
+ *	caller's threads     configure; read statistics; cancel
+ *	session thread       the state machine: source_run() or destination_run();
+ *	                     VM callbacks and most events
+ *	acceptor thread      destination: transport accept(), refuses latecomers
+ *	control thread       in the link: receives and keeps alive
+ *	channel threads      source: sender workers; destination: receivers
+ *
+ * Locks, in the order they are taken: event_lock, mon.lock, link.send_lock.
+ * event_lock serialises the caller's event handler and is the only lock held while
+ * it runs (the session's functions that a handler may call take mon.lock).
+ * A field says who writes it; without a word it is constant once started.
+ */
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <tern/tern.h>
+
+#include "limiter.h"
+#include "link.h"
+#include "monitor.h"
+#include "region.h"
+#include "topology.h"
+#include "transport.h"
+#include "uri.h"
+#include "zero.h"
+
+#define SESSION_ROUNDS_MAX 1024u
+
+/* Seconds are too coarse and pauses too short: everything is now_ns() time. */
+struct session_times {
+	uint64_t begin;      /* connect() or listen() was called; destination: HELLO arrived */
+	uint64_t setup_done; /* first round could begin */
+	uint64_t end;        /* ended; 0: not yet */
+};
+
+struct sender;
+struct receiver;
+
+struct tern_session {
+	enum tern_role role;
+	_Atomic uint64_t params[TERN_PARAM_NR];
+	struct region_list regions;
+	struct tern_vm_ops vm;
+	void *vm_opaque;
+	struct tern_dirty_ops user_dirty;
+	bool has_user_dirty;
+	void *dirty_opaque;
+	tern_event_fn *event;
+	void *event_opaque;
+	struct topology *topology;
+	const struct zero_ops *zero;
+	const struct transport *transport; /* from the URI, or set by a test */
+	struct uri uri;
+	char uri_text[320]; /* bound address, once known */
+	int cancel_fd;      /* eventfd: readable once cancelled */
+	pthread_t thread;
+	pthread_mutex_t event_lock;
+
+	struct monitor mon;
+
+	/* Under mon.lock. */
+	bool started;            /* the session thread was created */
+	bool ended;              /* it is done: state is final, guest resumed */
+	bool cancel_requested;
+	bool point_of_no_return; /* source: GO goes out; destination: GO came in */
+	uint64_t worker_failed_ns; /* a channel thread failed then; 0: none */
+	struct tern_error worker_error;
+	enum tern_state state;
+	enum tern_outcome outcome;
+	struct tern_error error; /* the first */
+	struct tern_stats stats; /* what has no better home; see stats.c */
+	struct session_times times;
+	struct tern_round_stats *rounds;
+	unsigned nr_rounds;
+	struct limiter limiter;
+
+	/*
+	 * Made and unmade by the session thread under mon.lock, so that others may
+	 * look at them under mon.lock; used by the session thread without it.
+	 */
+	struct transport_listener *listener;
+	struct transport_conn *conn;
+	struct link link;
+	struct transport_channel *channels[TRANSPORT_CHANNELS_MAX];
+	unsigned nr_channels;
+	struct sender *sender;
+	struct receiver *receiver;
+
+	/* Figures of the channels after their threads are gone. */
+	struct tern_channel_stats final_channels[TRANSPORT_CHANNELS_MAX];
+};
+
+/* session_param - a parameter's value now. */
+static inline uint64_t session_param(const struct tern_session *s, enum tern_param p)
+{
+	return atomic_load_explicit(&s->params[p], memory_order_relaxed);
+}
+
+/* session_use_transport - for tests: this table instead of the one the URI names. */
+void session_use_transport(struct tern_session *s, const struct transport *ops);
+
+/*
+ * session_set_state - go to @to and tell the caller's handler.  Session thread.
+ * The transition must be in the table (asserted).
+ */
+void session_set_state(struct tern_session *s, enum tern_state to);
+
+/* session_event - call the caller's handler.  Any thread, no lock held. */
+void session_event(struct tern_session *s, enum tern_event_type type, const struct tern_error *err);
+
+/* session_fail - note an error if it is the first, and wake the session thread.  Any thread. */
+void session_fail(struct tern_session *s, const struct tern_error *why);
+
+/*
+ * session_worker_failed - a channel thread failed.  Any thread.
+ *
+ * It counts as the session's error only after SESSION_GRACE_MS: when the peer ends
+ * the session, channels often notice before the control queue delivers the reason.
+ */
+#define SESSION_GRACE_MS 200u
+void session_worker_failed(struct tern_session *s, const struct tern_error *why);
+
+/*
+ * session_wait_until - with mon.lock held: sleep until something changes.
+ *
+ * At most until @deadline, the migration's own deadline, or the end of a grace.
+ */
+void session_wait_until(struct tern_session *s, uint64_t deadline);
+
+/*
+ * session_check - with mon.lock held: may the session go on?
+ *
+ * 0, or -errno with *err: cancelled, past the migration's deadline, an error of a
+ * worker, or a dead link (whose error is preferred to its consequences).  While a
+ * destination is in setup only cancel counts: its peer may still be a stranger.
+ */
+int session_check(struct tern_session *s, struct tern_error *err);
+
+/*
+ * session_receive - wait for a message.  Session thread.
+ *
+ * Waits at most until @deadline.  0 with *msg, or -errno with *err; -ETIMEDOUT
+ * with "@what did not arrive" at the deadline.
+ */
+int session_receive(struct tern_session *s, struct wire_msg *msg, uint64_t deadline,
+		    const char *what, struct tern_error *err);
+
+/* session_expect - session_receive(), and the message must be of @type (else -EPROTO). */
+int session_expect(struct tern_session *s, enum wire_type type, struct wire_msg *msg,
+		   uint64_t deadline, struct tern_error *err);
+
+/*
+ * session_settle - decide what the session's error is, now that a step failed with *err.
+ *
+ * If the failure may be a consequence of the peer's ending the session, waits up to
+ * SESSION_GRACE_MS for its reason.  Returns the code.
+ */
+int session_settle(struct tern_session *s, const struct tern_error *err);
+
+/* session_stranger - count and report a connection that was turned away.  Any thread. */
+void session_stranger(struct tern_session *s, const struct tern_error *why);
+
+/* session_env - what the transport may assume. */
+void session_env(struct tern_session *s, struct transport_env *env);
+
+/* session_expose - give all regions to the connection. */
+int session_expose(struct tern_session *s, struct transport_conn *conn, struct tern_error *err);
+
+/* session_end - final state and outcome; wakes tern_session_wait(). */
+void session_end(struct tern_session *s, enum tern_state state, enum tern_outcome outcome);
+
+/* session_close_link - stop the link's thread and close the connection. */
+void session_close_link(struct tern_session *s);
+
+/* session_add_round - remember the figures of a round. */
+void session_add_round(struct tern_session *s, const struct tern_round_stats *round);
+
+/* The two roles; called on the session thread. */
+void source_run(struct tern_session *s);
+void destination_run(struct tern_session *s);
+
+/* destination_listen - clear the regions and bind; on the caller's thread. */
+int destination_listen(struct tern_session *s, struct tern_error *err);
+
+/* Handshakes (handshake.c).  Both leave s->channels open on success. */
+int handshake_source(struct tern_session *s, struct tern_error *err);
+int handshake_destination(struct tern_session *s, struct tern_error *err);
+
+#endif

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "source.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "error.h"
+
+/* What can fail without a peer comes first: the guest and the peer see nothing of it. */
+static int prepare_local(struct source *src, struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+	int r = region_bitmaps_alloc(&s->regions, err);
+
+	src->total_pages = region_bytes(&s->regions) / TERN_PAGE_SIZE;
+	if (!r)
+		r = populated_init(&src->populated, &s->regions, err);
+	if (r)
+		return r;
+	src->has_populated = true;
+	r = dirty_init(&src->dirty,
+		       (enum tern_dirty_provider)session_param(s, TERN_PARAM_DIRTY_PROVIDER),
+		       s->has_user_dirty ? &s->user_dirty : NULL, s->dirty_opaque, &s->regions,
+		       &src->populated, err);
+	if (r)
+		return r;
+	src->has_dirty = true;
+	return 0;
+}
+
+/* A worker failed. */
+static void on_worker_failure(void *opaque, const struct tern_error *why)
+{
+	session_worker_failed(opaque, why);
+}
+
+static int start_workers(struct source *src, struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+	struct sender_config config = {
+		.mon = &s->mon,
+		.regions = &s->regions,
+		.topology = s->topology,
+		.zero = s->zero,
+		.populated = &src->populated,
+		.dirty = &src->dirty,
+		.limiter = &s->limiter,
+		.stripe_bytes = session_param(s, TERN_PARAM_STRIPE_BYTES),
+		.chunk_bytes = session_param(s, TERN_PARAM_CHUNK_BYTES),
+		.fail = on_worker_failure,
+		.opaque = s,
+	};
+	struct sender *sender;
+	int r = sender_start(&config, s->channels, s->nr_channels, &sender, err);
+
+	if (r)
+		return r;
+	monitor_lock(&s->mon);
+	s->sender = sender;
+	s->stats.dirty_provider = src->dirty.kind;
+	s->times.setup_done = now_ns();
+	monitor_unlock(&s->mon);
+	return 0;
+}
+
+static int start_tracking(struct source *src, struct tern_error *err)
+{
+	int r = src->dirty.ops.start(src->dirty.opaque);
+
+	if (r)
+		return error_session(err, r, "cannot start dirty tracking (%s): %s",
+				     tern_dirty_provider_name(src->dirty.kind), error_name(r));
+	src->tracking = true;
+	return 0;
+}
+
+/* The guest runs on here. */
+static void resume_guest(struct source *src)
+{
+	struct tern_session *s = src->s;
+
+	if (!src->paused || !s->vm.resume)
+		return;
+	int r = s->vm.resume(s->vm_opaque);
+
+	if (r < 0) {
+		struct tern_error err;
+
+		error_clear(&err);
+		error_session(&err, r, "the VMM could not resume the source guest: %s",
+			      error_name(r));
+		session_event(s, TERN_EVENT_WARNING, &err);
+	}
+}
+
+/* Failed before GO: the guest runs on here, the peer is told why (invariant 7). */
+static void back_out(struct source *src, const struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+
+	resume_guest(src);
+	session_settle(s, err);
+	monitor_lock(&s->mon);
+	bool cancelled = s->cancel_requested;
+	struct tern_error why = s->error;
+	bool tell = s->link.running && !s->link.dead;
+
+	monitor_unlock(&s->mon);
+	if (cancelled)
+		session_set_state(s, TERN_STATE_CANCELLING);
+	if (tell && cancelled)
+		link_send_empty(&s->link, WIRE_CANCEL, NULL);
+	else if (tell)
+		link_send_error(&s->link, &why, false);
+	if (tell)
+		link_drain(&s->link, SESSION_GRACE_MS);
+	session_end(s, cancelled ? TERN_STATE_CANCELLED : TERN_STATE_FAILED, TERN_OUTCOME_SOURCE);
+}
+
+/* Failed after GO: the source never resumes by itself (invariant 1). */
+static void stay_paused(struct source *src, const struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+	struct tern_error why;
+	enum tern_outcome outcome = TERN_OUTCOME_UNKNOWN;
+
+	error_clear(&why);
+	monitor_lock(&s->mon);
+	if (s->link.peer_error && !s->link.peer_started)
+		outcome = TERN_OUTCOME_NEITHER;
+	monitor_unlock(&s->mon);
+	if (outcome == TERN_OUTCOME_NEITHER)
+		error_session(&why, err->code,
+			      "%s; it does not run the guest, and this side stays paused: it may be "
+			      "resumed here",
+			      err->message);
+	else
+		error_session(&why, err->code ? err->code : -EIO,
+			      "outcome unknown: GO was sent to %s and no answer came (%s); the "
+			      "source guest stays paused: see whether it runs at the destination, "
+			      "and resume it here only if it does not and never will",
+			      s->uri_text, err->message);
+	monitor_lock(&s->mon);
+	s->error = why; /* replaces what the channels met meanwhile */
+	s->error.phase = s->state;
+	monitor_unlock(&s->mon);
+	session_end(s, TERN_STATE_FAILED, outcome);
+}
+
+static uint64_t overhead_bytes(const struct source *src)
+{
+	const struct tern_session *s = src->s;
+
+	return sizeof(*s) + region_overhead_bytes(&s->regions) +
+	       sender_overhead_bytes(s->sender) + LINK_QUEUE * sizeof(struct wire_msg) +
+	       s->regions.nr * (sizeof(int) + sizeof(bool)) +
+	       s->nr_rounds * sizeof(struct tern_round_stats);
+}
+
+/* Stop threads and free what the migration made. */
+static void tear_down(struct source *src)
+{
+	struct tern_session *s = src->s;
+
+	if (s->link.running)
+		s->conn->ops->abort(s->conn);
+	monitor_lock(&s->mon);
+	struct sender *sender = s->sender;
+
+	if (sender) {
+		s->stats.sent_bytes = sender_bytes(sender);
+		s->stats.engine_bytes = overhead_bytes(src);
+		for (unsigned i = 0; i < s->nr_channels; i++)
+			sender_channel_stats(sender, i, &s->final_channels[i]);
+		uint64_t first = sender_first_byte_ns(sender);
+
+		s->stats.first_byte_ns = first ? first - s->times.begin : 0;
+	}
+	s->sender = NULL;
+	monitor_unlock(&s->mon);
+	sender_stop(&sender);
+	session_close_link(s);
+	if (src->tracking)
+		src->dirty.ops.stop(src->dirty.opaque);
+	if (src->has_dirty)
+		dirty_fini(&src->dirty);
+	if (src->has_populated)
+		populated_fini(&src->populated);
+	monitor_lock(&s->mon);
+	s->ended = true;
+	monitor_broadcast(&s->mon);
+	monitor_unlock(&s->mon);
+}
+
+void source_run(struct tern_session *s)
+{
+	struct source src = { .s = s };
+	struct tern_error err;
+
+	error_clear(&err);
+	int r = prepare_local(&src, &err);
+
+	if (!r)
+		r = handshake_source(s, &err);
+	if (!r)
+		r = start_workers(&src, &err);
+	if (!r)
+		r = start_tracking(&src, &err);
+	if (!r) {
+		session_set_state(s, TERN_STATE_ACTIVE);
+		r = precopy_run(&src, &err);
+	}
+	if (!r)
+		r = switchover_run(&src, &err);
+	if (!r)
+		session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
+	else if (s->point_of_no_return)
+		stay_paused(&src, &err);
+	else
+		back_out(&src, &err);
+	tear_down(&src);
+}

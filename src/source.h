@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_SRC_SOURCE_H
+#define TERN_SRC_SOURCE_H
+
+/*
+ * The source's side of a session: setup, precopy rounds, switchover, and the way
+ * back if any of it fails.  All of it runs on the session thread; only sender
+ * workers read guest RAM.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "converge.h"
+#include "dirty.h"
+#include "populated.h"
+#include "sender.h"
+#include "session.h"
+
+struct source {
+	struct tern_session *s;
+	struct populated populated;
+	bool has_populated;
+	struct dirty dirty;
+	bool has_dirty;
+	bool tracking;       /* dirty.start() was called */
+	bool paused;         /* vm.pause() was called: resume() is due on failure */
+	uint32_t round;
+	uint64_t total_pages;
+	uint64_t skipped_pages;
+	uint64_t remaining_pages;
+	uint64_t bandwidth;  /* bytes/s of the last round that moved enough to tell */
+	uint64_t last_sync_ns;
+};
+
+/* source_phase - run a phase on all workers and wait.  0 or -errno with *err. */
+int source_phase(struct source *src, enum sender_phase phase, bool final, struct tern_error *err);
+
+/* source_send_round - SEND phase plus the ROUND message and figures. */
+int source_send_round(struct source *src, bool final, struct tern_error *err);
+
+/* precopy_run - rounds until the remainder fits the downtime limit. */
+int precopy_run(struct source *src, struct tern_error *err);
+
+/*
+ * switchover_run - pause, last round, device state, READY, GO, STARTED.
+ *
+ * On failure session.point_of_no_return tells whether GO had been given.
+ */
+int switchover_run(struct source *src, struct tern_error *err);
+
+#endif

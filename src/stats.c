@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Statistics: snapshots of what the session, its workers and its channels count,
+ * and the same as JSON.
+ */
+#define _GNU_SOURCE
+#include "session.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "receiver.h"
+#include "sender.h"
+
+/* Copy what both the caller and this library know of a structure. */
+static int copy_out(void *out, size_t size, const void *in, size_t known)
+{
+	if (!out || !size)
+		return -EINVAL;
+	memset(out, 0, size);
+	memcpy(out, in, size < known ? size : known);
+	return 0;
+}
+
+/* Figures of channel @i now; mon.lock is held. */
+static void channel_now(struct tern_session *s, unsigned i, struct tern_channel_stats *out)
+{
+	*out = s->final_channels[i];
+	if (s->sender)
+		sender_channel_stats(s->sender, i, out);
+	if (s->receiver)
+		receiver_channel_stats(s->receiver, i, out);
+	if (s->conn && s->channels[i])
+		s->conn->ops->channel_stats(s->channels[i], out);
+}
+
+/* mon.lock is held. */
+static void stats_now(struct tern_session *s, struct tern_stats *st)
+{
+	uint64_t end = s->times.end ? s->times.end : now_ns();
+
+	*st = s->stats;
+	st->state = s->state;
+	st->outcome = s->outcome;
+	snprintf(st->transport, sizeof(st->transport), "%s",
+		 s->transport ? s->transport->name : "");
+	st->nr_channels = s->nr_channels;
+	st->nr_regions = s->regions.nr;
+	st->ram_bytes = region_bytes(&s->regions);
+	if (s->times.begin)
+		st->total_ns = end - s->times.begin;
+	if (s->times.setup_done)
+		st->setup_ns = s->times.setup_done - s->times.begin;
+	if (s->sender) {
+		uint64_t first = sender_first_byte_ns(s->sender);
+
+		st->first_byte_ns = first ? first - s->times.begin : 0;
+	}
+	st->sent_bytes = 0;
+	for (unsigned i = 0; i < s->nr_channels; i++) {
+		struct tern_channel_stats c;
+
+		channel_now(s, i, &c);
+		st->sent_bytes += c.bytes;
+	}
+}
+
+int tern_session_stats(const struct tern_session *cs, struct tern_stats *out, size_t size)
+{
+	struct tern_session *s = (struct tern_session *)cs;
+	struct tern_stats st;
+
+	monitor_lock(&s->mon);
+	stats_now(s, &st);
+	monitor_unlock(&s->mon);
+	return copy_out(out, size, &st, sizeof(st));
+}
+
+int tern_session_round_stats(const struct tern_session *cs, unsigned index,
+			     struct tern_round_stats *out, size_t size)
+{
+	struct tern_session *s = (struct tern_session *)cs;
+	struct tern_round_stats round;
+	int r = -ENOENT;
+
+	monitor_lock(&s->mon);
+	if (index < s->nr_rounds) {
+		round = s->rounds[index];
+		r = 0;
+	}
+	monitor_unlock(&s->mon);
+	return r ? r : copy_out(out, size, &round, sizeof(round));
+}
+
+int tern_session_channel_stats(const struct tern_session *cs, unsigned index,
+			       struct tern_channel_stats *out, size_t size)
+{
+	struct tern_session *s = (struct tern_session *)cs;
+	struct tern_channel_stats c;
+	int r = -ENOENT;
+
+	monitor_lock(&s->mon);
+	if (index < s->nr_channels) {
+		channel_now(s, index, &c);
+		r = 0;
+	}
+	monitor_unlock(&s->mon);
+	return r ? r : copy_out(out, size, &c, sizeof(c));
+}
+
+/* ---------------------------------------------------------------------- JSON */
+
+static double ms(uint64_t ns)
+{
+	return (double)ns / 1e6;
+}
+
+static json_t *ledger_json(const struct tern_stats *st)
+{
+	json_t *o = json_object();
+
+	for (int i = 0; i < TERN_LEDGER_NR; i++)
+		json_object_set_new(o, tern_ledger_step_name((enum tern_ledger_step)i),
+				    json_real((double)st->ledger_ns[i] / 1e3));
+	return o;
+}
+
+static json_t *rounds_json(const struct tern_session *s)
+{
+	struct tern_round_stats r;
+	json_t *a = json_array();
+
+	for (unsigned i = 0; !tern_session_round_stats(s, i, &r, sizeof(r)); i++)
+		json_array_append_new(a, json_pack("{s:I, s:b, s:f, s:I, s:I, s:I, s:I}", "round",
+						   (json_int_t)r.round, "final", (int)r.final,
+						   "duration_ms", ms(r.duration_ns), "dirty_pages",
+						   (json_int_t)r.dirty_pages, "normal_pages",
+						   (json_int_t)r.normal_pages, "zero_pages",
+						   (json_int_t)r.zero_pages, "sent_bytes",
+						   (json_int_t)r.sent_bytes));
+	return a;
+}
+
+static json_t *channels_json(const struct tern_session *s)
+{
+	struct tern_channel_stats c;
+	json_t *a = json_array();
+
+	for (unsigned i = 0; !tern_session_channel_stats(s, i, &c, sizeof(c)); i++)
+		json_array_append_new(
+			a, json_pack("{s:I, s:i, s:i, s:I, s:I, s:I, s:f, s:I, s:I}", "channel",
+				     (json_int_t)i, "node", (int)c.numa_node, "cpu", (int)c.cpu,
+				     "bytes", (json_int_t)c.bytes, "writes", (json_int_t)c.writes,
+				     "stalls", (json_int_t)c.stalls, "cpu_ms", ms(c.cpu_ns),
+				     "zerocopy_bytes", (json_int_t)c.zerocopy_bytes,
+				     "zerocopy_copied", (json_int_t)c.zerocopy_copied));
+	return a;
+}
+
+static json_t *error_json(const struct tern_session *s)
+{
+	struct tern_error e;
+
+	if (!tern_session_error(s, &e))
+		return json_null();
+	return json_pack("{s:i, s:s, s:s, s:i, s:s}", "code", e.code, "scope",
+			 tern_error_scope_name(e.scope), "phase",
+			 tern_state_name((enum tern_state)e.phase), "channel", e.channel, "message",
+			 e.message);
+}
+
+/* The plain figures. */
+static json_t *figures_json(const struct tern_stats *st)
+{
+	double seconds = (double)st->total_ns / 1e9;
+	double rate = seconds > 0 ? (double)st->ram_bytes / (1 << 20) / seconds : 0;
+	json_t *o = json_object();
+	const struct {
+		const char *key;
+		json_t *value;
+	} rows[] = {
+		{ "status", json_string(tern_state_name(st->state)) },
+		{ "outcome", json_string(tern_outcome_name(st->outcome)) },
+		{ "transport", json_string(st->transport) },
+		{ "mode", json_string("precopy") },
+		{ "total_ms", json_real(ms(st->total_ns)) },
+		{ "setup_ms", json_real(ms(st->setup_ns)) },
+		{ "first_byte_ms",
+		  st->first_byte_ns ? json_real(ms(st->first_byte_ns)) : json_null() },
+		{ "downtime_ms", json_real(ms(st->downtime_ns)) },
+		{ "expected_downtime_ms", json_real(ms(st->expected_downtime_ns)) },
+		{ "downtime_ledger_us", ledger_json(st) },
+		{ "ram_bytes", json_integer((json_int_t)st->ram_bytes) },
+		{ "sent_bytes", json_integer((json_int_t)st->sent_bytes) },
+		{ "remaining_bytes", json_integer((json_int_t)st->remaining_bytes) },
+		{ "throughput_mib_s", json_real(rate) },
+		{ "bandwidth_bytes_s", json_integer((json_int_t)st->bandwidth) },
+		{ "dirty_rate_bytes_s", json_integer((json_int_t)st->dirty_rate) },
+		{ "dirty_provider", json_string(tern_dirty_provider_name(
+					    (enum tern_dirty_provider)st->dirty_provider)) },
+		{ "rounds", json_integer((json_int_t)st->nr_rounds) },
+		{ "pages", json_pack("{s:I, s:I, s:I}", "normal", (json_int_t)st->normal_pages,
+				     "zero", (json_int_t)st->zero_pages, "skipped",
+				     (json_int_t)st->skipped_pages) },
+		{ "registration", json_pack("{s:f, s:I}", "ms", ms(st->registration_ns), "bytes",
+					    (json_int_t)st->registration_bytes) },
+		{ "engine_bytes", json_integer((json_int_t)st->engine_bytes) },
+		{ "state_bytes", json_integer((json_int_t)st->state_bytes) },
+		{ "strangers", json_integer((json_int_t)st->strangers) },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		json_object_set_new(o, rows[i].key, rows[i].value);
+	return o;
+}
+
+int tern_session_stats_json(const struct tern_session *s, char **out)
+{
+	struct tern_stats st;
+
+	tern_session_stats(s, &st, sizeof(st));
+	json_t *o = figures_json(&st);
+
+	json_object_set_new(o, "round_list", rounds_json(s));
+	json_object_set_new(o, "channels", channels_json(s));
+	json_object_set_new(o, "error", error_json(s));
+	char *text = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+
+	json_decref(o);
+	if (!text)
+		return -ENOMEM;
+	*out = text;
+	return 0;
+}
