@@ -1,0 +1,34 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# demo.sh - from a fresh checkout to a live migration: installs what is missing,
+# builds the project in build/ and moves a running guest between two processes.
+# Arguments go to `tern bench`.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=tests/deps.sh
+. "$root/tests/deps.sh"
+
+deps_install "${DEPS_BUILD[@]}"
+cd "$root"
+if [ ! -f build/build.ninja ]; then
+	echo "Configuring build/ ..."
+	meson setup build --buildtype=release -Dtests=false >/dev/null ||
+		{ tail -n 20 build/meson-logs/meson-log.txt >&2; exit 1; }
+fi
+echo "Compiling ..."
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+meson compile -C build >"$log" 2>&1 || { tail -n 40 "$log" >&2; exit 1; }
+
+if [ $# -eq 0 ]; then
+	cat <<-'END'
+
+	A guest of 1 GiB runs in one process while its memory moves to another; the
+	guest goes on there, and every page is checked against what it must hold.
+	  build/src/cli/tern bench
+	END
+fi
+echo
+build/src/cli/tern bench "$@"

@@ -1,0 +1,322 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# run.sh - everything there is to test, from a fresh checkout.
+#
+# Installs what is missing (as root or through sudo), then builds and runs
+#   plain   all suites, quick ones first
+#   asan    all suites under address and undefined-behaviour sanitizers
+#   tsan    unit and integration under the thread sanitizer
+#   fuzz    each fuzz target for a while, from its seed corpus
+# A step that fails (install, build, a run without tests) counts as a failed
+# test.  So does a test that cannot run for want of some part of the machine,
+# unless that part was left out by name.  The last line is the total.
+set -u
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build_root=$root/build-tests
+jobs=$(nproc)
+fuzz_seconds=20
+leave_out=
+only_suite=
+passed=0
+failed=0
+hugepages_before=
+
+# shellcheck source=tests/deps.sh
+. "$root/tests/deps.sh"
+
+usage()
+{
+	cat <<-'END'
+	usage: tests/run.sh [--leave-out LIST] [--suite NAME] [--jobs N]
+	                    [--build-root DIR] [--fuzz-seconds N]
+	  --leave-out LIST    parts of the machine or of this run to do without, by
+	                      name, separated by commas: kvm, hugetlb, userfaultfd,
+	                      qemu, ipv6, lab, asan, tsan, fuzz
+	  --suite NAME        only unit, cli, integration, fault, perf, ... or fuzz
+	  --jobs N            tests and compilers at a time (default: CPUs)
+	  --build-root DIR    where the builds and logs go (default: build-tests/)
+	  --fuzz-seconds N    how long each fuzz target runs (default: 20)
+	END
+}
+
+# take_number OPTION TEXT - the number, or wrong usage
+take_number()
+{
+	[[ $2 =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: $1 needs a number, not '$2'" >&2; exit 2; }
+	echo "$2"
+}
+
+parse_options()
+{
+	while [ $# -gt 0 ]; do
+		case $1 in
+		-h | --help)
+			usage
+			exit 0
+			;;
+		--leave-out | --suite | --jobs | --build-root | --fuzz-seconds)
+			[ $# -gt 1 ] || { echo "run.sh: $1 needs a value" >&2; exit 2; }
+			;;
+		*)
+			echo "run.sh: unknown option $1" >&2
+			usage >&2
+			exit 2
+			;;
+		esac
+		case $1 in
+		--leave-out) leave_out=${2// /,} ;;
+		--suite) only_suite=$2 ;;
+		--jobs) jobs=$(take_number "$1" "$2") || exit 2 ;;
+		--build-root) build_root=$2 ;;
+		--fuzz-seconds) fuzz_seconds=$(take_number "$1" "$2") || exit 2 ;;
+		esac
+		shift 2
+	done
+}
+
+# is_left_out PART
+is_left_out()
+{
+	[[ ,$leave_out, == *,$1,* ]]
+}
+
+# wants_suite NAME
+wants_suite()
+{
+	[ -z "$only_suite" ] || [ "$only_suite" = "$1" ]
+}
+
+say()
+{
+	printf '%s\n' "== $*"
+}
+
+# step_failed WHAT [LOG] - count a failed step and show the end of its log
+step_failed()
+{
+	failed=$((failed + 1))
+	say "FAILED: $1"
+	if [ $# -gt 1 ] && [ -f "$2" ]; then
+		tail -n 40 "$2"
+	fi
+}
+
+# raise_resources - what the tests need and root can give; given back at the end
+raise_resources()
+{
+	local now
+
+	now=$(cat /proc/sys/vm/nr_hugepages 2>/dev/null || echo 0)
+	if ! is_left_out hugetlb && [ "$now" -lt 64 ]; then
+		say "reserving 64 huge pages for the tests (now $now; restored at the end)"
+		if as_root sh -c 'echo 64 >/proc/sys/vm/nr_hugepages'; then
+			hugepages_before=$now
+		else
+			say "could not; tests that need huge pages will fail"
+		fi
+	fi
+	if [ "$(ulimit -l)" != unlimited ]; then
+		if ulimit -l unlimited 2>/dev/null; then
+			say "lifted the limit of locked memory"
+		else
+			say "locked memory stays limited to $(ulimit -l) KiB"
+		fi
+	fi
+}
+
+restore_resources()
+{
+	[ -z "$hugepages_before" ] ||
+		as_root sh -c "echo $hugepages_before >/proc/sys/vm/nr_hugepages"
+	hugepages_before=
+}
+
+# build NAME MESON-OPTION... - configure and compile $build_root/NAME
+build()
+{
+	local name=$1 dir=$build_root/$1 log=$build_root/$1-build.log begin=$SECONDS
+
+	shift
+	if [ -f "$dir/build.ninja" ]; then
+		meson configure "$dir" "$@" >"$log" 2>&1
+	else
+		rm -rf "$dir"
+		meson setup "$dir" "$root" "$@" >"$log" 2>&1
+	fi && ninja -C "$dir" -j "$jobs" >>"$log" 2>&1
+	local status=$?
+	if [ $status -ne 0 ]; then
+		step_failed "build $name" "$log"
+		return 1
+	fi
+	say "built $name ($((SECONDS - begin)) s)"
+}
+
+# count_results JSON NAME - add the results of one meson run; print logs of failures
+count_results()
+{
+	local ok bad
+
+	read -r ok bad < <(python3 "$root/tests/results.py" --leave-out "$leave_out" "$1")
+	passed=$((passed + ${ok:-0}))
+	failed=$((failed + ${bad:-1}))
+	say "$2: ${ok:-0} passed, ${bad:-1} failed (log: ${1%.json}.txt)"
+}
+
+# has_suite DIR SUITE - is there a test in it?
+has_suite()
+{
+	meson test -C "$1" --no-rebuild --list --suite "$2" 2>/dev/null | grep -q ' / '
+}
+
+# run_suites NAME PARALLEL SUITE... - run suites of one build, at most PARALLEL tests at a time
+run_suites()
+{
+	local name=$1 dir=$build_root/$1 parallel=$2 suite
+	local chosen=() words='' base
+
+	shift 2
+	for suite in "$@"; do
+		if wants_suite "$suite" && has_suite "$dir" "$suite"; then
+			chosen+=(--suite "$suite")
+			words+="${words:+ }$suite"
+		fi
+	done
+	[ ${#chosen[@]} -gt 0 ] || return 0
+	base=testlog-${words// /-}
+	rm -f "$dir/meson-logs/$base".*
+	"${run_wrapper[@]}" meson test -C "$dir" --no-rebuild --logbase "$base" \
+		--num-processes "$parallel" --timeout-multiplier "$timeout_multiplier" \
+		"${chosen[@]}" >"$dir/meson-logs/$base.out" 2>&1
+	if [ ! -s "$dir/meson-logs/$base.json" ]; then
+		step_failed "$name $words: no test ran" "$dir/meson-logs/$base.out"
+		return
+	fi
+	count_results "$dir/meson-logs/$base.json" "$name $words"
+}
+
+# test_plain - all suites as built for development; the clock is theirs, so perf runs alone
+test_plain()
+{
+	timeout_multiplier=1
+	build plain --buildtype=debugoptimized || return
+	run_suites plain "$jobs" unit cli
+	run_suites plain "$jobs" integration fault
+	run_suites plain 1 perf
+}
+
+test_asan()
+{
+	timeout_multiplier=3
+	export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:strict_string_checks=1
+	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+	build asan --buildtype=debugoptimized -Db_sanitize=address,undefined || return
+	run_suites asan "$jobs" unit cli integration fault
+	run_suites asan 1 perf
+}
+
+test_tsan()
+{
+	timeout_multiplier=5
+	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+	build tsan --buildtype=debugoptimized -Db_sanitize=thread || return
+	run_suites tsan "$jobs" unit integration
+}
+
+# fuzz_one TARGET - run one target from its seeds; its log and artifacts stay in the build
+fuzz_one()
+{
+	local target=$1 name dir seeds=()
+
+	name=$(basename "$target")
+	dir=$build_root/fuzz/run/$name
+	rm -rf "$dir"
+	mkdir -p "$dir/corpus"
+	for seeds_dir in "$root/tests/fuzz/corpus/$name" "$root/tests/fuzz/corpus/${name#fuzz_}"; do
+		[ ! -d "$seeds_dir" ] || seeds+=("$seeds_dir")
+	done
+	"$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 \
+		-artifact_prefix="$dir/" "$dir/corpus" ${seeds[@]+"${seeds[@]}"} \
+		>"$dir/log" 2>&1
+}
+
+test_fuzz()
+{
+	local targets=() target pids=() i=0
+
+	wants_suite fuzz || return 0
+	CC=clang build fuzz --buildtype=debugoptimized -Dfuzz=true || return
+	mapfile -t targets < <(find "$build_root/fuzz/tests/fuzz" -maxdepth 1 -type f -executable \
+		-name 'fuzz_*' | sort)
+	if [ ${#targets[@]} -eq 0 ]; then
+		step_failed "fuzz: there is no fuzz target"
+		return
+	fi
+	while [ $i -lt ${#targets[@]} ]; do
+		pids=()
+		for target in "${targets[@]:i:jobs}"; do
+			fuzz_one "$target" &
+			pids+=($!)
+		done
+		for target in "${targets[@]:i:jobs}"; do
+			if wait "${pids[0]}"; then
+				passed=$((passed + 1))
+			else
+				step_failed "fuzz: $(basename "$target")" \
+					"$build_root/fuzz/run/$(basename "$target")/log"
+			fi
+			pids=("${pids[@]:1}")
+		done
+		i=$((i + jobs))
+	done
+	say "fuzz: ${#targets[@]} targets, $fuzz_seconds s each"
+}
+
+# run_part NAME FUNCTION - unless left out by name; its environment stays its own
+run_part()
+{
+	if is_left_out "$1"; then
+		say "$1: left out"
+	else
+		"$2"
+	fi
+}
+
+main()
+{
+	local begin=$SECONDS
+
+	parse_options "$@"
+	exec </dev/null
+	mkdir -p "$build_root" && build_root=$(cd "$build_root" && pwd) || exit 2
+	export TERN_TEST_LEAVE_OUT=$leave_out
+	trap restore_resources EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+	if ! deps_install "${DEPS_BUILD[@]}" "${DEPS_TEST[@]}" >"$build_root/deps.log" 2>&1; then
+		step_failed "install the packages" "$build_root/deps.log"
+	fi
+	grep '^Installing' "$build_root/deps.log"
+	raise_resources
+	# The sanitizers want their address ranges free: run without address randomisation.
+	run_wrapper=()
+	if setarch "$(uname -m)" -R true 2>/dev/null; then
+		run_wrapper=(setarch "$(uname -m)" -R)
+	fi
+	if [ "$only_suite" != fuzz ]; then
+		run_part plain test_plain
+		run_part asan test_asan
+		run_part tsan test_tsan
+	fi
+	run_part fuzz test_fuzz
+	if [ $((passed + failed)) -eq 0 ]; then
+		step_failed "no test ran"
+	fi
+	say "took $((SECONDS - begin)) s; logs under $build_root"
+	restore_resources
+	echo "$passed passed, $failed failed"
+	[ "$failed" -eq 0 ]
+}
+
+main "$@"
