@@ -15,20 +15,26 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct populated_file;
 struct region;
+struct region_list;
 struct tern_error;
 
-/* Files that the scans read; one per session, shared by its threads (read-only). */
+/* What the scans need; one per session, shared by its threads. */
 struct populated {
-	int pagemap_fd;   /* /proc/self/pagemap */
-	int *region_fd;   /* per region id: file for SEEK_DATA, or -1 */
-	bool *owned;      /* per region id: region_fd was opened by us */
+	int pagemap_fd; /* /proc/self/pagemap */
+	bool can_scan;  /* it has PAGEMAP_SCAN; tests clear it to take the other way */
+	const struct region_list *regions;
+	struct populated_file *file; /* per region id */
 	unsigned nr;
 };
 
-struct region_list;
-
-/* populated_init / populated_fini - open and close what the scans need. */
+/*
+ * populated_init / populated_fini - open and close what the scans need.
+ *
+ * @regions must outlive it and must not grow.  init returns 0, -ENOMEM, or
+ * -errno if /proc/self cannot be read.
+ */
 int populated_init(struct populated *p, const struct region_list *regions, struct tern_error *err);
 void populated_fini(struct populated *p);
 
@@ -41,5 +47,9 @@ void populated_fini(struct populated *p);
  */
 int populated_scan(const struct populated *p, const struct region *r, uint64_t first, uint64_t nr,
 		   uint64_t *bitmap, struct tern_error *err);
+
+/* populated_scan_at - the same, but bit 0 of @bitmap is page @base, not above @first. */
+int populated_scan_at(const struct populated *p, const struct region *r, uint64_t base,
+		      uint64_t first, uint64_t nr, uint64_t *bitmap, struct tern_error *err);
 
 #endif
