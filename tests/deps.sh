@@ -11,13 +11,13 @@
 
 # Needed to build the library and the command.
 # shellcheck disable=SC2034 # used by the scripts that source this file
-DEPS_BUILD=(gcc libc6-dev meson ninja-build pkg-config libnuma-dev libhwloc-dev
+DEPS_BUILD=(gcc libc6-dev meson ninja-build pkgconf libnuma-dev libhwloc-dev
 	libjansson-dev libibverbs-dev librdmacm-dev)
 
 # Needed besides to build and run all tests.
 # shellcheck disable=SC2034
 DEPS_TEST=(libcmocka-dev clang libclang-rt-14-dev llvm binutils python3
-	qemu-system-x86 procps util-linux)
+	qemu-system-x86 util-linux)
 
 as_root()
 {
@@ -39,7 +39,7 @@ deps_missing()
 	local package
 
 	for package in "$@"; do
-		dpkg-query -W -f='${Status}' "$package" 2>/dev/null |
+		dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null |
 			grep -q '^install ok installed$' || echo "$package"
 	done
 }

@@ -92,16 +92,15 @@ def child_setup():
 class Work:
     """Directories, the build, processes and shared content files of one harness run."""
 
-    def __init__(self, build, root, accel="auto", verbose=False):
+    def __init__(self, build, root, verbose=False):
         self.build = build
         self.root = root
-        self.accel = accel
         self.verbose = verbose
         self.processes = []
         self.contents = {}
-        self.dir = tempfile.mkdtemp(prefix="tern-compare-")
-        self.shm = tempfile.mkdtemp(prefix="tern-compare-", dir="/dev/shm")
-        self.context = "compare"
+        prefix = f"tern-compare-{os.getpid()}-"
+        self.dir = tempfile.mkdtemp(prefix=prefix)
+        self.shm = tempfile.mkdtemp(prefix=prefix, dir="/dev/shm")
         atexit.register(self.close)
 
     def log(self, text):

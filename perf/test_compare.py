@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Tests of the harness itself: its arithmetic, its verdicts, and that it cleans up."""
+
+import argparse
+import contextlib
+import glob
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, HERE)
+sys.dont_write_bytecode = True
+
+from peers import report, scenarios  # noqa: E402
+from peers.base import GIB, MIB, PeerError, Result, Spec  # noqa: E402
+
+COMPARE = os.path.join(HERE, "compare")
+
+
+def load_compare():
+    """The harness as a module; its file has no .py."""
+    loader = importlib.machinery.SourceFileLoader("compare", COMPARE)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("compare", loader))
+    loader.exec_module(module)
+    return module
+
+
+def runs_of(**values):
+    """Run records from label=[total_ms per round]."""
+    return [{"entry": label, "round": i + 1, "result": {"total_ms": v}}
+            for label, series in values.items() for i, v in enumerate(series)]
+
+
+class Statistics(unittest.TestCase):
+    """Medians, ratios, verdicts."""
+
+    def test_spread(self):
+        self.assertEqual(report.spread([4, 1, 3, 2, 5]),
+                         {"median": 3, "min": 1, "max": 5, "iqr": 2.0, "runs": 5})
+        self.assertIsNone(report.spread([]))
+
+    def test_speed_ratio_is_time_of_the_other_over_ours(self):
+        target = scenarios.Ratio("a", ("b",), at_least=1.25)
+        got = report.judge_ratio(target, runs_of(a=[100, 200, 100], b=[130, 130, 260]))
+        self.assertAlmostEqual(got["ratio_of_medians"], 1.3)
+        self.assertAlmostEqual(got["paired"]["median"], 1.3)
+        self.assertAlmostEqual(got["paired"]["min"], 0.65)
+        self.assertEqual(got["verdict"], "met")
+
+    def test_missed_by_a_little_is_missed(self):
+        target = scenarios.Ratio("a", ("b",), at_least=1.25)
+        self.assertEqual(report.judge_ratio(target, runs_of(a=[100], b=[124.9]))["verdict"],
+                         "missed")
+
+    def test_best_median_of_several_counts(self):
+        target = scenarios.Ratio("a", ("b", "c"), at_least=1)
+        got = report.judge_ratio(target, runs_of(a=[100], b=[300], c=[90]))
+        self.assertEqual((got["against"], got["verdict"]), ("c", "missed"))
+
+    def test_inverse_ratio_has_a_ceiling(self):
+        target = scenarios.Ratio("big", ("small",), at_most=1.15, inverse=True)
+        self.assertEqual(report.judge_ratio(target, runs_of(big=[115], small=[100]))["verdict"],
+                         "met")
+        self.assertEqual(report.judge_ratio(target, runs_of(big=[116], small=[100]))["verdict"],
+                         "missed")
+
+    def test_failed_runs_are_no_measurement(self):
+        target = scenarios.Ratio("a", ("b",), at_least=1)
+        runs = runs_of(a=[100]) + [{"entry": "b", "round": 1, "error": "broke"}]
+        self.assertEqual(report.judge_ratio(target, runs)["verdict"], "not measured")
+
+    def test_limit_in_mib(self):
+        target = scenarios.Limit("a", "source_growth", lambda spec: spec.touched / MIB + 64)
+        for growth, verdict in ((GIB + 64 * MIB, "met"), (GIB + 65 * MIB, "missed")):
+            runs = [{"entry": "a", "round": 1, "result": {"source_growth": growth}}]
+            got = report.judge_limit(target, runs, Spec(ram=64 * GIB, touched=GIB))
+            self.assertEqual(got["verdict"], verdict)
+
+    def test_result_figures(self):
+        got = Result(ram=2 * GIB, total_ms=500, cpu_s=3).as_dict()
+        self.assertEqual((got["mib_s"], got["cpu_s_per_gib"]), (4096.0, 1.5))
+
+
+class Scaling(unittest.TestCase):
+    """--quick and --size."""
+
+    def test_all_sizes_scale_alike(self):
+        live = scenarios.scaled(scenarios.SCENARIOS["live-1g"], 1 / 4)
+        spec = live.entries[0].spec
+        self.assertEqual((spec.ram, spec.touched, spec.working_set),
+                         (256 * MIB, 128 * MIB, 64 * MIB))
+
+    def test_full_size_is_untouched(self):
+        live = scenarios.SCENARIOS["live-1g"]
+        self.assertEqual(scenarios.scaled(live, 1).entries[0].spec, live.entries[0].spec)
+
+    def test_targets_name_entries(self):
+        for s in scenarios.SCENARIOS.values():
+            labels = {e.label for e in s.entries}
+            for t in s.targets:
+                self.assertIn(t.of, labels)
+                self.assertLessEqual(set(getattr(t, "to", ())), labels)
+
+
+class FakePeer:
+    """Counts its runs; fails on demand."""
+
+    name, part, fail = "fake", None, False
+
+    def __init__(self, work):
+        pass
+
+    def available(self):
+        return None
+
+    def version(self):
+        return None
+
+    def run(self, spec):
+        if self.fail:
+            raise PeerError("it broke")
+        return Result(ram=spec.ram, total_ms=100)
+
+
+class Rounds(unittest.TestCase):
+    """Order of runs and the exit status, with a peer made for it."""
+
+    def run_harness(self, fail=False, optional=False):
+        """(exit status, run records) of three rounds of three entries."""
+        compare = load_compare()
+        entries = [scenarios.Entry(x, "fake", Spec(ram=MIB), optional) for x in "abc"]
+        compare.SCENARIOS = {"s": scenarios.Scenario("s", "a test", MIB, entries, [])}
+        compare.PEERS = {"fake": type("Fake", (FakePeer,), {"fail": fail})}
+        args = argparse.Namespace(build="/nonexistent", root=HERE, leave_out="", scenario=None,
+                                  peer=None, size=None, quick=False, runs=3, warmup=1, json="-",
+                                  markdown=os.devnull, strict=False)
+        harness = compare.Harness(args)
+        out = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+                status = harness.run()
+        finally:
+            harness.work.close()
+        lines = [json.loads(line) for line in out.getvalue().splitlines()]
+        return status, [r for r in lines if r["kind"] == "run"]
+
+    def test_rounds_interleave_and_rotate(self):
+        status, runs = self.run_harness()
+        self.assertEqual(status, 0)
+        order = ["".join(r["entry"] for r in runs if r["round"] == i) for i in range(4)]
+        self.assertEqual(order, ["abc", "bca", "cab", "abc"])
+
+    def test_failed_run_fails_the_harness(self):
+        self.assertEqual(self.run_harness(fail=True)[0], 1)
+
+    def test_refused_optional_entry_does_not(self):
+        status, runs = self.run_harness(fail=True, optional=True)
+        self.assertEqual(status, 0)
+        self.assertEqual({r["error"] for r in runs}, {"it broke"})
+
+
+class CommandLine(unittest.TestCase):
+    """The program as it is called."""
+
+    def setUp(self):
+        self.build = tempfile.TemporaryDirectory()
+        self.addCleanup(self.build.cleanup)
+
+    def call(self, *arguments):
+        """Run compare to its end with an empty build directory."""
+        return subprocess.run([COMPARE, "--quick", "--build", self.build.name, *arguments],
+                              capture_output=True, text=True, check=False, timeout=60,
+                              env={**os.environ, "TERN_TEST_LEAVE_OUT": ""})
+
+    def pump(self, script):
+        """Put a shell script where the pump is expected."""
+        os.mkdir(os.path.join(self.build.name, "perf"))
+        path = os.path.join(self.build.name, "perf", "pump")
+        with open(path, "w", encoding="ascii") as f:
+            f.write("#!/bin/sh\n" + script)
+        os.chmod(path, 0o755)
+
+    def test_unknown_scenario_is_wrong_usage(self):
+        self.assertEqual(self.call("--scenario", "nonsense").returncode, 2)
+
+    def test_missing_peer_fails_and_says_why(self):
+        got = self.call("--scenario", "random-2g-idle", "--peer", "pump")
+        self.assertEqual(got.returncode, 1)
+        self.assertIn("pump cannot run here", got.stderr)
+        self.assertIn("is not built", got.stderr)
+
+    def test_peer_left_out_by_name_does_not_fail(self):
+        got = self.call("--scenario", "zero-2g", "--peer", "qemu", "--leave-out", "kvm,qemu")
+        self.assertEqual(got.returncode, 0, got.stderr)
+        self.assertIn("qemu was left out by name", got.stdout)
+
+    def test_failing_peer_is_reported(self):
+        self.pump("echo out of luck >&2; exit 1\n")
+        got = self.call("--scenario", "random-2g-idle", "--peer", "pump")
+        self.assertEqual(got.returncode, 1)
+        self.assertIn("out of luck", got.stdout)
+
+    def test_termination_leaves_nothing_behind(self):
+        pid_file = os.path.join(self.build.name, "pid")
+        self.pump(f"echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 600\n")
+        tmp = os.path.join(self.build.name, "tmp")
+        os.mkdir(tmp)
+        process = subprocess.Popen([COMPARE, "--quick", "--build", self.build.name, "--peer", "pump",
+                                    "--scenario", "random-2g-idle"], env={**os.environ,
+                                                                          "TMPDIR": tmp},
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 30
+        while not os.path.exists(pid_file) and time.monotonic() < end:
+            time.sleep(0.01)
+        with open(pid_file, encoding="ascii") as f:
+            pid = int(f.read())
+        mine = f"/dev/shm/tern-compare-{process.pid}-*"
+        self.assertEqual(len(glob.glob(mine)), 1)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(30), 143)
+        with self.assertRaises(ProcessLookupError):
+            os.kill(pid, 0)
+        self.assertEqual(os.listdir(tmp), [])
+        self.assertEqual(glob.glob(mine), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
