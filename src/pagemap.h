@@ -16,16 +16,16 @@
 
 /* What is true of a page; values as in the kernel's interface. */
 enum {
-	PAGEMAP_WRITTEN = 1u << 1,  /* not write-protected by userfaultfd */
+	PAGEMAP_WRITTEN = 1u << 1, /* not write-protected by userfaultfd */
 	PAGEMAP_PRESENT = 1u << 3,
-	PAGEMAP_SWAPPED = 1u << 4,  /* an entry that is not present: swap, migration, marker */
-	PAGEMAP_PFNZERO = 1u << 5,  /* the shared zero page */
+	PAGEMAP_SWAPPED = 1u << 4, /* an entry that is not present: swap, migration, marker */
+	PAGEMAP_PFNZERO = 1u << 5, /* the shared zero page */
 	PAGEMAP_EXISTS = PAGEMAP_PRESENT | PAGEMAP_SWAPPED,
 };
 
 /* What to do with what is reported. */
 enum {
-	PAGEMAP_PROTECT = 1u << 0,       /* write-protect it */
+	PAGEMAP_PROTECT = 1u << 0, /* write-protect it */
 	PAGEMAP_REQUIRE_ASYNC = 1u << 1, /* -EPERM unless registered for async write-protect */
 };
 
@@ -34,11 +34,11 @@ enum {
  * were flipped, it has all of @all, and one of @any (unless @any is 0).
  */
 struct pagemap_query {
-	uint32_t flags;    /* PAGEMAP_PROTECT, PAGEMAP_REQUIRE_ASYNC */
+	uint32_t flags; /* PAGEMAP_PROTECT, PAGEMAP_REQUIRE_ASYNC */
 	uint32_t inverted;
 	uint32_t all;
 	uint32_t any;
-	uint32_t wanted;   /* bits of interest, not flipped, in what is reported */
+	uint32_t wanted; /* bits of interest, not flipped, in what is reported */
 };
 
 /*
