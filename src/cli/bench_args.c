@@ -375,8 +375,8 @@ static int settle_sizes(const struct typed *t, struct guest_config *g, struct te
 			g->nr_regions, (unsigned long long)(g->size / unit),
 			(unsigned long long)unit);
 	if (t->touched_is_percent)
-		g->touched = (uint64_t)((unsigned __int128)g->size * t->value[SLOT_TOUCHED] / 100) /
-			     GUEST_PAGE_SIZE * GUEST_PAGE_SIZE;
+		g->touched =
+			g->size * t->value[SLOT_TOUCHED] / 100 / GUEST_PAGE_SIZE * GUEST_PAGE_SIZE;
 	else
 		g->touched = t->given[SLOT_TOUCHED] ? t->value[SLOT_TOUCHED] : g->size;
 	if (g->touched > g->size)

@@ -8,6 +8,7 @@
  * gets a share of i % 4 + 1, in host pages.
  */
 
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -32,6 +32,9 @@
 #define BACKLOG_NS 50000000u
 #define NS_PER_S 1000000000u
 
+/* For products of two 64-bit numbers. */
+__extension__ typedef unsigned __int128 wide;
+
 /* Slices of the working set: equal shares in order, empty beyond cfg.vcpus. */
 void guest_slice(struct guest *g)
 {
@@ -48,7 +51,7 @@ void guest_slice(struct guest *g)
 /* @h scaled to 0 … n - 1; n is not 0. */
 static uint64_t pick(uint64_t h, uint64_t n)
 {
-	return (uint64_t)((unsigned __int128)h * n >> 64);
+	return (uint64_t)((wide)h * n >> 64);
 }
 
 /* Where the k-th write of @v goes; its slice is not empty. */
@@ -84,13 +87,12 @@ static bool vcpu_is_writer(const struct guest_vcpu *v)
 static uint64_t due_ns(const struct guest_vcpu *v, uint64_t k)
 {
 	const struct guest *g = v->guest;
-	unsigned __int128 ns = (unsigned __int128)(k - v->base_k) * GUEST_PAGE_SIZE * NS_PER_S *
-			       nr_writers(g) / g->cfg.dirty_rate;
+	wide ns = (wide)(k - v->base_k) * GUEST_PAGE_SIZE * NS_PER_S * nr_writers(g) /
+		  g->cfg.dirty_rate;
 
 	/* Never so far ahead that the sum could wrap. */
-	return v->base_ns + (ns > UINT32_MAX * (unsigned __int128)NS_PER_S
-				     ? UINT32_MAX * (uint64_t)NS_PER_S
-				     : (uint64_t)ns);
+	return v->base_ns +
+	       (ns > UINT32_MAX * (wide)NS_PER_S ? UINT32_MAX * (uint64_t)NS_PER_S : (uint64_t)ns);
 }
 
 /* Destination: before the first overwrite of working-set page @i, see what arrived. */

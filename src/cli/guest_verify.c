@@ -17,6 +17,7 @@
  * through their file, which gives zeros for holes without allocating them.
  */
 
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

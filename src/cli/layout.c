@@ -2,16 +2,16 @@
 
 #include "layout.h"
 
-/* a * b / c without overflow; c is not 0. */
+/* a * b / c; c is not 0.  Counts of blocks are below 2^32, so nothing overflows. */
 static uint64_t scale(uint64_t a, uint64_t b, uint64_t c)
 {
-	return (uint64_t)((unsigned __int128)a * b / c);
+	return a * b / c;
 }
 
 /* a * b / c, rounded up. */
 static uint64_t scale_up(uint64_t a, uint64_t b, uint64_t c)
 {
-	return (uint64_t)(((unsigned __int128)a * b + c - 1) / c);
+	return (a * b + c - 1) / c;
 }
 
 /* Blocks that hold @pages pages. */
