@@ -2,7 +2,7 @@
 /*
  * A bare guest that dirties its memory at a given pace, for migrations of a
  * machine that cannot boot an operating system quickly.  A multiboot image in
- * 32-bit protected mode without paging or interrupts; needs only a PIT.
+ * 32-bit protected mode without paging; needs a PIT and a PIC.
  *
  * Assembled with --defsym FILL_MIB=… WORKING_MIB=… RATE=… (bytes per second):
  *
@@ -15,16 +15,15 @@
  *           then rewritten page by page in order, over and over; each page gets
  *           the low word of its count as a stamp in every word.
  *
- * Pace: PIT channel 0 counts 1,193,182 ticks a second down from 65,536.  Ticks
- * gone by become credit; one batch of 64 pages costs BATCH_COST.  Credit is
- * capped at 50 ms, so a guest that was held up does not answer with a long
- * burst.  The PIT stands still while the machine is paused.
+ * Pace: time-stamp ticks gone by become credit; one batch of 64 pages costs what
+ * RATE says, the length of a tick being measured once against the PIT.  Without
+ * credit the guest halts until the PIT's next interrupt (1 kHz), so that between
+ * batches it leaves the CPU to the migration.  Credit is capped at 40 ms: a guest
+ * that was held up does not answer with a long burst.
  */
 	.set PIT_HZ, 1193182
+	.set CALIBRATE_TICKS, PIT_HZ / 50	/* 20 ms */
 	.set BATCH_PAGES, 64
-	/* ticks a batch may take, 8 fractional bits */
-	.set BATCH_COST, (BATCH_PAGES * 4096 * PIT_HZ * 256) / RATE
-	.set CREDIT_MAX, (PIT_HZ / 20) * 256
 	.set STATUS, 0x200000
 	.set FILL_BASE, 0x1000000
 	.set WORKING_END, FILL_BASE + (WORKING_MIB << 20)
@@ -63,32 +62,58 @@ fill:
 	decl	%ecx
 	jnz	fill
 
-	/* PIT channel 0: low and high byte, mode 2, full period */
+	/* time-stamp ticks of 20 ms, with PIT channel 0 in mode 2, full period */
 	movb	$0x34, %al
 	outb	%al, $0x43
 	xorb	%al, %al
 	outb	%al, $0x40
 	outb	%al, $0x40
+	call	pit_read
+	movl	%eax, %esi
+	rdtsc
+	movl	%eax, %edi
+calibrate:
+	call	pit_read
+	movl	%esi, %ecx
+	subl	%eax, %ecx
+	andl	$0xffff, %ecx
+	cmpl	$CALIBRATE_TICKS, %ecx
+	jb	calibrate
+	rdtsc
+	subl	%edi, %eax
+	movl	%eax, credit_max
+	shll	$1, credit_max
+	movl	$(BATCH_PAGES * 4096), %ecx
+	mull	%ecx
+	movl	$(RATE / 50), %ecx
+	divl	%ecx
+	movl	%eax, batch_cost
+
+	call	timer_start
 	movl	$2, STATUS + 8
 	movl	$FILL_BASE, %edi
-	call	pit_read
-	movl	%eax, %esi			/* last count seen */
+	rdtsc
+	movl	%eax, %esi			/* last time stamp seen */
 	xorl	%ebp, %ebp			/* credit */
 
 pace:
-	call	pit_read
-	subl	%eax, %esi
-	andl	$0xffff, %esi
-	shll	$8, %esi
-	addl	%esi, %ebp
+	rdtsc
+	movl	%eax, %ecx
+	subl	%esi, %ecx
 	movl	%eax, %esi
-	cmpl	$CREDIT_MAX, %ebp
-	jbe	1f
-	movl	$CREDIT_MAX, %ebp
-1:	cmpl	$BATCH_COST, %ebp
-	jb	pace
-	subl	$BATCH_COST, %ebp
-
+	addl	%ecx, %ebp
+	jc	1f
+	cmpl	credit_max, %ebp
+	jbe	2f
+1:	movl	credit_max, %ebp
+2:	cmpl	batch_cost, %ebp
+	jae	batch
+	sti
+	hlt
+	cli
+	jmp	pace
+batch:
+	subl	batch_cost, %ebp
 	movl	$BATCH_PAGES, %ebx
 page:
 	movl	STATUS, %eax
@@ -97,11 +122,54 @@ page:
 	addl	$1, STATUS
 	adcl	$0, STATUS + 4
 	cmpl	$WORKING_END, %edi
-	jb	2f
+	jb	3f
 	movl	$FILL_BASE, %edi
-2:	decl	%ebx
+3:	decl	%ebx
 	jnz	page
 	jmp	pace
+
+/* timer_start - interrupt 0x20 a thousand times a second; spoils %eax. */
+timer_start:
+	lgdt	gdt_pointer
+	ljmp	$8, $1f
+1:	movw	$16, %ax
+	movw	%ax, %ds
+	movw	%ax, %es
+	movw	%ax, %ss
+	movl	$timer_tick, %eax
+	movw	%ax, idt + 0x20 * 8
+	movw	$8, idt + 0x20 * 8 + 2
+	movw	$0x8e00, idt + 0x20 * 8 + 4
+	shrl	$16, %eax
+	movw	%ax, idt + 0x20 * 8 + 6
+	lidt	idt_pointer
+	movb	$0x11, %al			/* master PIC: vectors from 0x20, timer only */
+	outb	%al, $0x20
+	movb	$0x20, %al
+	outb	%al, $0x21
+	movb	$4, %al
+	outb	%al, $0x21
+	movb	$1, %al
+	outb	%al, $0x21
+	movb	$0xfe, %al
+	outb	%al, $0x21
+	movb	$0xff, %al			/* slave PIC: nothing */
+	outb	%al, $0xa1
+	movb	$0x34, %al
+	outb	%al, $0x43
+	movb	$((PIT_HZ / 1000) & 0xff), %al
+	outb	%al, $0x40
+	movb	$((PIT_HZ / 1000) >> 8), %al
+	outb	%al, $0x40
+	ret
+
+/* timer_tick - only wakes the processor. */
+timer_tick:
+	pushl	%eax
+	movb	$0x20, %al
+	outb	%al, $0x20
+	popl	%eax
+	iret
 
 /* pit_read - the count of channel 0 in %eax; spoils %edx. */
 pit_read:
@@ -115,7 +183,24 @@ pit_read:
 	orl	%edx, %eax
 	ret
 
+	.balign 8
+gdt:
+	.quad 0, 0x00cf9a000000ffff, 0x00cf92000000ffff
+gdt_pointer:
+	.word 23
+	.long gdt
+idt_pointer:
+	.word 0x21 * 8 - 1
+	.long idt
+
 	.section .bss
+	.balign 16
+idt:
+	.skip 0x21 * 8
+credit_max:
+	.skip 4
+batch_cost:
+	.skip 4
 	.balign 16
 	.skip 4096
 stack_top:

@@ -69,7 +69,7 @@ class Tern:
             return Result(ram=got["ram_bytes"], total_ms=got["total_ms"],
                           cpu_s=cpu["source_s"] + cpu["destination_s"],
                           downtime_ms=got["downtime_ms"], rounds=_rounds(got["rounds"]),
-                          dirty_rate=got.get("guest", {}).get("dirty_rate"),
+                          dirty_rate=got.get("dirty_rate_bytes_s") if spec.dirty_rate else None,
                           source_growth=memory.get("source_rss_growth_bytes"),
                           destination_growth=memory.get("destination_rss_growth_bytes"),
                           source_engine=memory.get("source_engine_bytes"),
