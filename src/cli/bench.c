@@ -25,7 +25,9 @@
 #include "report.h"
 
 /* How long the destination may take to report after a migration that failed. */
-#define RESULT_WAIT_MS 10000
+#define RESULT_WAIT_MS 5000
+/* … and if nobody here knows whether it runs the guest: it may be verifying. */
+#define UNKNOWN_WAIT_MS 60000
 /* How long it may take to exit after its result: it frees the guest's RAM. */
 #define EXIT_WAIT_MS 5000
 
@@ -176,14 +178,16 @@ static int wait_listening(struct bench *b, char *uri, size_t size, struct tern_e
 static void collect(struct bench *b)
 {
 	bool completed = side_completed(&b->source);
+	int wait_ms = completed ? -1 : RESULT_WAIT_MS;
 	char how[128];
 	int ret = 0;
 
+	if (b->source.started && tern_session_outcome(b->source.session) == TERN_OUTCOME_UNKNOWN)
+		wait_ms = UNKNOWN_WAIT_MS;
 	if (!completed)
 		peer_hang_up(&b->peer);
 	if (!b->destination)
-		ret = peer_read(&b->peer, completed ? b->signal_fd : -1,
-				completed ? -1 : RESULT_WAIT_MS, &b->destination);
+		ret = peer_read(&b->peer, completed ? b->signal_fd : -1, wait_ms, &b->destination);
 	b->interrupted |= ret == -EINTR;
 	/* With a result or at the end of the pipe it is about to exit. */
 	peer_end(&b->peer, ret && ret != -EPIPE ? 0 : EXIT_WAIT_MS, how, sizeof(how));

@@ -61,11 +61,13 @@ static void add_memory(json_t *o, const struct side *side)
 /* What the guest did. */
 static void add_guest(json_t *o, const struct side *side)
 {
+	bool ran =
+		guest_is_busy(side->guest) && (side->role == TERN_SOURCE || side_completed(side));
+
 	json_object_set_new(o, "guest_writes", json_integer((json_int_t)side->end_writes));
 	json_object_set_new(o, "longest_gap_us",
-			    guest_is_busy(side->guest)
-				    ? json_real((double)guest_longest_gap_ns(side->guest) / 1e3)
-				    : json_null());
+			    ran ? json_real((double)guest_longest_gap_ns(side->guest) / 1e3)
+				: json_null());
 }
 
 /* The library's own statistics, or null. */

@@ -115,7 +115,7 @@ int side_open(struct side *side, const struct bench_args *args, enum tern_role r
 	*side = (struct side){
 		.args = args, .role = role, .wake_fd = -1, .signal_fd = -1, .life_fd = -1
 	};
-	progress_init(&side->progress, quiet);
+	progress_init(&side->progress, quiet, role == TERN_DESTINATION);
 	side->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (side->wake_fd < 0)
 		return cli_fail(&side->error, -errno, "cannot make an eventfd: %s",

@@ -23,11 +23,11 @@
 #define MIB 1048576.0
 
 /* Begin; nothing is printed yet. */
-void progress_init(struct progress *p, bool quiet)
+void progress_init(struct progress *p, bool quiet, bool receiving)
 {
 	const char *term = getenv("TERM");
 
-	*p = (struct progress){ .quiet = quiet };
+	*p = (struct progress){ .quiet = quiet, .receiving = receiving };
 	p->tty = !quiet && isatty(STDERR_FILENO) && term && strcmp(term, "dumb");
 	pthread_mutex_init(&p->lock, NULL);
 }
@@ -99,16 +99,21 @@ void progress_round(struct progress *p, const struct tern_session *s)
 	pthread_mutex_lock(&p->lock);
 	if (now - p->last_round_ns >= ROUND_LINE_MIN_NS) {
 		p->last_round_ns = now;
-		fprintf(stderr,
-			"round %u  sent %.1f MiB  %.0f MiB/s  dirty %.0f MiB/s  remaining %.1f "
-			"MiB\n",
-			st.nr_rounds, (double)st.sent_bytes / MIB, (double)st.bandwidth / MIB,
-			(double)st.dirty_rate / MIB, (double)st.remaining_bytes / MIB);
+		fprintf(stderr, "round %u  %s %.1f MiB", st.nr_rounds,
+			p->receiving ? "received" : "sent", (double)st.sent_bytes / MIB);
+		if (!p->receiving)
+			fprintf(stderr, "  %.0f MiB/s  dirty %.0f MiB/s  remaining %.1f MiB",
+				(double)st.bandwidth / MIB, (double)st.dirty_rate / MIB,
+				(double)st.remaining_bytes / MIB);
+		fputc('\n', stderr);
 	}
 	pthread_mutex_unlock(&p->lock);
 }
 
-/* Bytes of RAM that are through: scanned in the first round, clean later. */
+/*
+ * Bytes of RAM that are through: in the first round what was scanned or at least
+ * sent (the library counts pages per round), later what is clean.
+ */
 static uint64_t done_bytes(const struct tern_stats *st)
 {
 	uint64_t scanned = (st->normal_pages + st->zero_pages + st->skipped_pages) * TERN_PAGE_SIZE;
@@ -118,6 +123,8 @@ static uint64_t done_bytes(const struct tern_stats *st)
 	if (st->nr_rounds > 1)
 		return st->remaining_bytes < st->ram_bytes ? st->ram_bytes - st->remaining_bytes
 							   : 0;
+	if (scanned < st->sent_bytes)
+		scanned = st->sent_bytes;
 	return scanned < st->ram_bytes ? scanned : st->ram_bytes;
 }
 

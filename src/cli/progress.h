@@ -18,6 +18,7 @@
 struct progress {
 	pthread_mutex_t lock; /* everything below, and the order of lines on stderr */
 	bool quiet; /* only messages */
+	bool receiving; /* this is the destination */
 	bool tty; /* stderr is a terminal that can redraw a line */
 	bool drawn; /* a live line stands on the screen */
 	uint64_t last_round_ns;
@@ -25,7 +26,8 @@ struct progress {
 	double sent_rate, done_rate; /* bytes per second */
 };
 
-void progress_init(struct progress *p, bool quiet);
+/* progress_init - @receiving: this is the destination. */
+void progress_init(struct progress *p, bool quiet, bool receiving);
 
 /* progress_fini - end the live line. */
 void progress_fini(struct progress *p);

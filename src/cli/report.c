@@ -121,6 +121,9 @@ json_t *report_make(const struct bench_args *args, json_t *source, json_t *desti
 		o = json_object();
 		json_object_set_new(o, "status", json_string("failed"));
 	}
+	/* RAM over time says nothing if the RAM did not arrive. */
+	if (strcmp(json_string_value(json_object_get(o, "status")), "completed"))
+		json_object_set_new(o, "throughput_mib_s", json_null());
 	json_object_set_new(o, "cpu", cpu_json(source, destination, get(o, "ram_bytes")));
 	json_object_set_new(o, "memory", memory_json(source, destination));
 	json_object_set_new(o, "guest", guest_json(args, source, destination));

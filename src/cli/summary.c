@@ -78,14 +78,13 @@ static void print_downtime(FILE *out, const json_t *r)
 	json_t *ledger = json_object_get(r, "downtime_ledger_us"), *value;
 	const char *key, *separator = "";
 
-	fprintf(out, LABEL "%.2f ms", "downtime", num(r, "downtime_ms"));
-	if (num(r, "downtime_ms") > 0) {
-		fprintf(out, " = ");
-		json_object_foreach(ledger, key, value)
-		{
-			fprintf(out, "%s%s %.2f", separator, key, json_number_value(value) / 1e3);
-			separator = " + ";
-		}
+	if (num(r, "downtime_ms") <= 0)
+		return;
+	fprintf(out, LABEL "%.2f ms = ", "downtime", num(r, "downtime_ms"));
+	json_object_foreach(ledger, key, value)
+	{
+		fprintf(out, "%s%s %.2f", separator, key, json_number_value(value) / 1e3);
+		separator = " + ";
 	}
 	fputc('\n', out);
 }
@@ -96,15 +95,20 @@ static void print_figures(FILE *out, const json_t *r)
 	const json_t *pages = json_object_get(r, "pages");
 	char a[32];
 
-	fprintf(out, LABEL "%.1f ms, %.0f MiB/s\n", "total", num(r, "total_ms"),
-		num(r, "throughput_mib_s"));
-	fprintf(out, LABEL "%.1f ms, first byte after %.1f ms\n", "setup", num(r, "setup_ms"),
-		num(r, "first_byte_ms"));
+	fprintf(out, LABEL "%.1f ms", "total", num(r, "total_ms"));
+	if (has(r, "throughput_mib_s"))
+		fprintf(out, ", %.0f MiB/s", num(r, "throughput_mib_s"));
+	fprintf(out, "\n" LABEL "%.1f ms", "setup", num(r, "setup_ms"));
+	if (num(r, "first_byte_ms") > 0)
+		fprintf(out, ", first byte after %.1f ms", num(r, "first_byte_ms"));
+	fputc('\n', out);
 	print_downtime(out, r);
 	fprintf(out, LABEL "%.0f\n", "rounds", num(r, "rounds"));
 	fprintf(out, LABEL "%.0f normal, %.0f zero, %.0f skipped\n", "pages", num(pages, "normal"),
 		num(pages, "zero"), num(pages, "skipped"));
-	fprintf(out, LABEL "%s over %zu channels\n", "sent", bytes_text(num(r, "sent_bytes"), a),
+	fprintf(out, LABEL "%s over %zu channels\n",
+		has(json_object_get(r, "guest"), "fill") ? "sent" : "received",
+		bytes_text(num(r, "sent_bytes"), a),
 		json_array_size(json_object_get(r, "channels")));
 }
 
@@ -115,31 +119,38 @@ static void print_cpu(FILE *out, const json_t *r)
 
 	fprintf(out, LABEL, "cpu");
 	if (has(cpu, "source_s"))
-		fprintf(out, "source %.3f s  ", num(cpu, "source_s"));
+		fprintf(out, "source %.3f s, ", num(cpu, "source_s"));
 	if (has(cpu, "destination_s"))
-		fprintf(out, "destination %.3f s  ", num(cpu, "destination_s"));
+		fprintf(out, "destination %.3f s, ", num(cpu, "destination_s"));
 	if (has(cpu, "total_s_per_gib"))
-		fprintf(out, "(%.3f s per GiB of RAM)  ", num(cpu, "total_s_per_gib"));
+		fprintf(out, "%.3f s per GiB of RAM; ", num(cpu, "total_s_per_gib"));
 	fprintf(out, "guest %.3f s\n", num(g, "source_cpu_s") + num(g, "destination_cpu_s"));
+}
+
+/* Memory that one side needed beyond guest RAM; @before goes in front of it. */
+static bool print_engine(FILE *out, const json_t *memory, const char *side, const char *before)
+{
+	char key[64], a[32], b[32];
+
+	snprintf(key, sizeof(key), "%s_engine_bytes", side);
+	if (!has(memory, key))
+		return false;
+	bytes_text(num(memory, key), a);
+	snprintf(key, sizeof(key), "%s_anon_growth_bytes", side);
+	fprintf(out, "%s%s %s (private memory grew by %s)", before, side, a,
+		bytes_text(num(memory, key), b));
+	return true;
 }
 
 /* Memory of both processes. */
 static void print_memory(FILE *out, const json_t *r)
 {
-	static const char *const sides[] = { "source", "destination" };
 	const json_t *m = json_object_get(r, "memory");
-	char key[64], a[32], b[32];
+	bool first;
 
 	fprintf(out, LABEL, "engine");
-	for (unsigned i = 0; i < 2; i++) {
-		snprintf(key, sizeof(key), "%s_engine_bytes", sides[i]);
-		if (!has(m, key))
-			continue;
-		bytes_text(num(m, key), a);
-		snprintf(key, sizeof(key), "%s_anon_growth_bytes", sides[i]);
-		fprintf(out, "%s %s (private memory grew by %s)  ", sides[i], a,
-			bytes_text(num(m, key), b));
-	}
+	first = print_engine(out, m, "source", "");
+	print_engine(out, m, "destination", first ? ", " : "");
 	fputc('\n', out);
 }
 
@@ -147,14 +158,16 @@ static void print_memory(FILE *out, const json_t *r)
 static void print_gaps(FILE *out, const json_t *r)
 {
 	const json_t *g = json_object_get(r, "guest");
+	bool source = has(g, "source_longest_gap_us");
 
-	if (!has(g, "source_longest_gap_us") && !has(g, "destination_longest_gap_us"))
+	if (!source && !has(g, "destination_longest_gap_us"))
 		return;
 	fprintf(out, LABEL, "vcpu gap");
-	if (has(g, "source_longest_gap_us"))
-		fprintf(out, "source %.2f ms  ", num(g, "source_longest_gap_us") / 1e3);
+	if (source)
+		fprintf(out, "source %.2f ms", num(g, "source_longest_gap_us") / 1e3);
 	if (has(g, "destination_longest_gap_us"))
-		fprintf(out, "destination %.2f ms", num(g, "destination_longest_gap_us") / 1e3);
+		fprintf(out, "%sdestination %.2f ms", source ? ", " : "",
+			num(g, "destination_longest_gap_us") / 1e3);
 	fputc('\n', out);
 }
 
@@ -165,9 +178,9 @@ static void print_verify(FILE *out, const json_t *v, const char *label, const ch
 
 	if (!json_is_object(v))
 		return;
-	fprintf(out, LABEL "%.0f pages, %.0f bad; the guest %s%s\n", label, num(v, "pages"),
-		num(v, "bad"), json_is_true(json_object_get(v, "guest_ran")) ? "" : "did NOT ",
-		ran);
+	fprintf(out, LABEL "%.0f pages, %.0f bad; the guest %s\n", label, num(v, "pages"),
+		num(v, "bad"),
+		json_is_true(json_object_get(v, "guest_ran")) ? ran : "does NOT run");
 	for (size_t i = 0; i < json_array_size(notes); i++)
 		fprintf(out, LABEL "%s\n", "", json_string_value(json_array_get(notes, i)));
 }
@@ -183,7 +196,7 @@ void report_print(FILE *out, const json_t *r)
 		print_memory(out, r);
 		print_gaps(out, r);
 	}
-	print_verify(out, json_object_get(r, "verify"), "verify", "run on here");
-	print_verify(out, json_object_get(r, "source_verify"), "source", "run on at the source");
+	print_verify(out, json_object_get(r, "verify"), "verify", "ran on");
+	print_verify(out, json_object_get(r, "source_verify"), "source", "runs on at the source");
 	fflush(out);
 }
