@@ -112,7 +112,8 @@ void progress_round(struct progress *p, const struct tern_session *s)
 
 /*
  * Bytes of RAM that are through: in the first round what was scanned or at least
- * sent (the library counts pages per round), later what is clean.
+ * sent (the library counts pages per round), later, when a round has given a
+ * bandwidth, what is clean.
  */
 static uint64_t done_bytes(const struct tern_stats *st)
 {
@@ -120,7 +121,7 @@ static uint64_t done_bytes(const struct tern_stats *st)
 
 	if (st->state == TERN_STATE_COMPLETED)
 		return st->ram_bytes;
-	if (st->nr_rounds > 1)
+	if (st->bandwidth)
 		return st->remaining_bytes < st->ram_bytes ? st->ram_bytes - st->remaining_bytes
 							   : 0;
 	if (scanned < st->sent_bytes)
@@ -151,7 +152,7 @@ void progress_format(char *buf, size_t size, unsigned columns, const struct tern
 {
 	double left = (double)(st->ram_bytes - done), speed = done_rate;
 
-	if (st->nr_rounds > 1)
+	if (st->bandwidth)
 		speed = (double)st->bandwidth - (double)st->dirty_rate;
 	buf[0] = 0;
 	add_field(buf, size, columns, "%-8s", tern_state_name(st->state));
@@ -162,7 +163,7 @@ void progress_format(char *buf, size_t size, unsigned columns, const struct tern
 		  (double)st->ram_bytes / MIB);
 	add_field(buf, size, columns, "  %.0f MiB/s", sent_rate / MIB);
 	add_field(buf, size, columns, "  dirty %.0f MiB/s", (double)st->dirty_rate / MIB);
-	add_field(buf, size, columns, "  round %u", st->nr_rounds);
+	add_field(buf, size, columns, "  round %u", st->nr_rounds ? st->nr_rounds : 1);
 	if (speed > 0)
 		add_field(buf, size, columns, "  rest %.1f s", left / speed);
 	else

@@ -48,8 +48,12 @@ static void print_head(FILE *out, const json_t *r)
 	const json_t *verify = json_object_get(r, "verify");
 
 	fprintf(out, "tern bench: %s", text(r, "status"));
-	if (json_is_object(verify))
-		fprintf(out, num(verify, "bad") > 0 ? ", NOT verified" : ", verified");
+	if (json_is_object(verify)) {
+		bool good = num(verify, "bad") == 0 &&
+			    json_is_true(json_object_get(verify, "guest_ran"));
+
+		fputs(good ? ", verified" : ", NOT verified", out);
+	}
 	fprintf(out, " (%s, %s)\n", text(r, "transport"), text(r, "mode"));
 }
 
