@@ -15,9 +15,9 @@
 
 /* One mapping. */
 struct maps_vma {
-	uint64_t start, end;  /* addresses, [start, end) */
-	uint64_t offset;      /* of start in the file, bytes */
-	uint64_t inode;       /* 0: private anonymous memory */
+	uint64_t start, end; /* addresses, [start, end) */
+	uint64_t offset; /* of start in the file, bytes */
+	uint64_t inode; /* 0: private anonymous memory */
 	unsigned major, minor; /* device of the file */
 	bool readable, writable, shared;
 	char path[MAPS_PATH_MAX + 1]; /* cut to fit; empty: anonymous */

@@ -23,7 +23,7 @@ struct tern_error;
 /* What the scans need; one per session, shared by its threads. */
 struct populated {
 	int pagemap_fd; /* /proc/self/pagemap */
-	bool can_scan;  /* it has PAGEMAP_SCAN; tests clear it to take the other way */
+	bool can_scan; /* it has PAGEMAP_SCAN; tests clear it to take the other way */
 	const struct region_list *regions;
 	struct populated_file *file; /* per region id */
 	unsigned nr;

@@ -4,7 +4,6 @@
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
@@ -37,8 +36,11 @@ static int pool_resize(long nr)
 
 int hugepages_get(struct hugepages *hp, long nr)
 {
+	/* A lock of the process: a failed test that kept it does not stop the next. */
+	struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
 	hp->lock_fd = open("/tmp/tern-test-hugepages.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (hp->lock_fd < 0 || flock(hp->lock_fd, LOCK_EX))
+	if (hp->lock_fd < 0 || fcntl(hp->lock_fd, F_SETLKW, &whole))
 		goto close_lock;
 	hp->before = pool_read(POOL "nr_hugepages");
 	if (hp->before < 0)
