@@ -167,7 +167,8 @@ count_results()
 # has_suite DIR SUITE - is there a test in it?
 has_suite()
 {
-	meson test -C "$1" --no-rebuild --list --suite "$2" 2>/dev/null | grep -q ' / '
+	meson test -C "$1" --no-rebuild --list --suite "$2" 2>/dev/null |
+		grep -qvE '^(ninja: |No |$)'
 }
 
 # run_suites NAME PARALLEL SUITE... - run suites of one build, at most PARALLEL tests at a time
@@ -218,6 +219,7 @@ test_asan()
 
 test_tsan()
 {
+	wants_suite unit || wants_suite integration || return 0
 	timeout_multiplier=5
 	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 	build tsan --buildtype=debugoptimized -Db_sanitize=thread || return
