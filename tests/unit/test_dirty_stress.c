@@ -32,7 +32,7 @@ enum {
 	NR_WRITERS = 3,
 	HOT_PAGES = 8,
 	ZONE_PAGES = 512,
-	RUNS = 3,
+	RUNS = 2,
 	ROUNDS = 25,
 	MIN_WRITES = 100, /* by all writers together before a round may end */
 };
@@ -81,7 +81,8 @@ static void *writer_run(void *opaque)
 	while (!atomic_load_explicit(w->stop, memory_order_relaxed)) {
 		uint64_t zone = random_next(&x) % zones;
 
-		writer_burst(w, &x, zone, 1ull << random_next(&x) % 20);
+		/* Long bursts for huge pages, or all of them would be written all the time. */
+		writer_burst(w, &x, zone, 1ull << random_next(&x) % (w->rig->unit > 1 ? 20 : 6));
 	}
 	return NULL;
 }
