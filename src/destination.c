@@ -108,6 +108,16 @@ int destination_listen(struct tern_session *s, struct tern_error *err)
 
 /* --------------------------------------------------------------- acceptance */
 
+/* Is the session still wanted?  -ECANCELED with *err if not. */
+static int check_cancel(struct tern_session *s, struct tern_error *err)
+{
+	monitor_lock(&s->mon);
+	int r = session_check(s, err);
+
+	monitor_unlock(&s->mon);
+	return r;
+}
+
 /* Tell a latecomer that this session is taken, and drop it. */
 static void refuse(struct tern_session *s, struct transport_conn *conn)
 {
@@ -211,16 +221,6 @@ static void dismiss(struct destination *d, const struct tern_error *why)
 	session_close_link(s);
 	memset(&s->link, 0, sizeof(s->link));
 	session_stranger(s, why);
-}
-
-/* Is the session still wanted?  -ECANCELED with *err if not. */
-static int check_cancel(struct tern_session *s, struct tern_error *err)
-{
-	monitor_lock(&s->mon);
-	int r = session_check(s, err);
-
-	monitor_unlock(&s->mon);
-	return r;
 }
 
 /* Take candidates until one is admitted. */
@@ -398,6 +398,9 @@ static int load_state(struct destination *d, struct tern_error *err)
 	s->stats.ledger_ns[TERN_LEDGER_STATE_LOAD] = now_ns() - begin;
 	monitor_unlock(&s->mon);
 
+	r = check_cancel(s, err); /* the last moment before READY */
+	if (r)
+		return r;
 	struct wire_msg msg = { .type = WIRE_READY, .ready = { .load_ns = now_ns() - begin } };
 
 	return link_send(&s->link, &msg, err);

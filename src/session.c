@@ -447,7 +447,11 @@ int session_receive(struct tern_session *s, struct wire_msg *msg, uint64_t deadl
 
 	monitor_lock(&s->mon);
 	for (;;) {
-		/* What arrived before the link died still counts. */
+		/* What arrived before the link died still counts, but not after a cancel. */
+		if (s->cancel_requested && !s->point_of_no_return) {
+			r = session_check(s, err);
+			break;
+		}
 		r = link_take(&s->link, msg, err);
 		if (r > 0) {
 			r = 0;
@@ -581,7 +585,8 @@ void session_close_link(struct tern_session *s)
 	struct transport_conn *conn = s->conn;
 
 	for (unsigned i = 0; conn && i < s->nr_channels; i++)
-		conn->ops->channel_stats(s->channels[i], &s->final_channels[i]);
+		if (s->channels[i])
+			conn->ops->channel_stats(s->channels[i], &s->final_channels[i]);
 	s->conn = NULL;
 	memset(s->channels, 0, sizeof(s->channels));
 	monitor_unlock(&s->mon);
