@@ -3,7 +3,7 @@
 /*
  * The contract of src/transport.h, run over every transport from one source:
  *
- *	test_transport loop|tcp|tcp6|unix [test name]
+ *	test_transport loop|tcp|tcp6|unix|fault [test name]
  *
  * Each test gets a fresh pair of connections with two channels; both "hosts"
  * are threads of this process, and the memories are two separate mappings.
@@ -25,6 +25,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 #include "error.h"
+#include "fault_transport.h"
 #include "loop.h"
 #include "strangers.h"
 #include "transport.h"
@@ -44,6 +45,7 @@ struct backend {
 struct fix {
 	const struct backend *backend;
 	struct loop_net *net;
+	struct fault_net *faults; /* no rules: it has to be transparent */
 	const struct transport *ops;
 	struct transport_env env;
 	struct transport_listener *listener;
@@ -119,6 +121,11 @@ static void do_listen(struct fix *f)
 		f->ops = loop_net_transport(f->net);
 	} else {
 		assert_int_equal(transport_find(&uri, &f->ops, &f->err), 0);
+	}
+	if (!strcmp(f->backend->name, "fault")) {
+		f->faults = fault_net_new(f->ops);
+		assert_non_null(f->faults);
+		f->ops = fault_net_transport(f->faults);
 	}
 	rc = f->ops->listen(f->ops, &f->env, &uri, &f->listener, &f->err);
 	if (rc)
@@ -240,6 +247,7 @@ static int teardown(void **state)
 		f->ops->close(f->dst);
 	f->ops->listener_close(f->listener);
 	loop_net_delete(f->net);
+	fault_net_delete(f->faults);
 	for (unsigned i = 0; i < 2; i++) {
 		free(f->smem[i]);
 		free(f->dmem[i]);
@@ -615,10 +623,10 @@ static void abort_wakes_every_blocked_call(void **state)
 /* The source writes without end; after revoke() no byte of the destination may change. */
 static void *flood_run(void *opaque)
 {
-	const struct transport_range all = { 0, 0, BIG };
 	struct server *s = opaque;
+	const struct transport_range half = { 0, s->channel * BIG / 2, BIG / 2 };
 
-	while (!(s->rc = s->f->ops->write(s->f->sc[s->channel], &all, 1, NULL)))
+	while (!(s->rc = s->f->ops->write(s->f->sc[s->channel], &half, 1, NULL)))
 		;
 	return NULL;
 }
@@ -695,7 +703,9 @@ static void listener_may_close_first(void **state)
 	f->ops->close(f->dst);
 	f->src = f->dst = NULL;
 	loop_net_delete(f->net);
+	fault_net_delete(f->faults);
 	f->net = NULL;
+	f->faults = NULL;
 	do_listen(f); /* the address is free again; teardown() closes it */
 }
 
@@ -719,7 +729,9 @@ static void connect_to_nobody(void **state)
 	assert_true(rc == -ECONNREFUSED || rc == -ENOENT);
 	assert_non_null(strstr(f->err.message, "nothing is listening there"));
 	loop_net_delete(f->net);
+	fault_net_delete(f->faults);
 	f->net = NULL;
+	f->faults = NULL;
 	do_listen(f);
 }
 
@@ -832,10 +844,9 @@ static const struct CMUnitTest all_tests[] = {
 #define NR_TESTS (sizeof(all_tests) / sizeof(all_tests[0]))
 
 static const struct backend backends[] = {
-	{ "loop", "unix:test" },
-	{ "tcp", "tcp:127.0.0.1:0" },
-	{ "tcp6", "tcp:[::1]:0" },
-	{ "unix", "unix:/tmp/tern-test-%d.sock" },
+	{ "loop", "unix:test" },        { "tcp", "tcp:127.0.0.1:0" },
+	{ "tcp6", "tcp:[::1]:0" },      { "unix", "unix:/tmp/tern-test-%d.sock" },
+	{ "fault", "tcp:127.0.0.1:0" },
 };
 
 int main(int argc, char **argv)

@@ -1,0 +1,563 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * The fault-injecting layer.
+ *
+ * Each object of the inner transport is wrapped by one of ours.  A call first
+ * asks fault_match() whether a rule wants to act, under the one lock; acting
+ * itself happens outside of it, except that a stall waits on the condition.
+ *
+ * A cut is an abort() of the inner connection, which the peer sees as a lost
+ * link.  On our own side the inner transport then says -ECANCELED, as if the
+ * engine had aborted; unless it really did, that is turned into -ECONNRESET, so
+ * both sides see a link that broke.
+ */
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include "error.h"
+#include "fault_transport.h"
+#include "transport.h"
+
+#define RULES_MAX 16u
+
+struct fault_net {
+	struct transport ops; /* first: found from the table */
+	const struct transport *inner;
+	pthread_mutex_t lock; /* all below, and the flags of connections */
+	pthread_cond_t changed;
+	struct fault_rule rules[RULES_MAX];
+	unsigned seen[RULES_MAX]; /* calls that matched each rule */
+	unsigned nr_rules, fired;
+	unsigned calls[FAULT_SIDE_NR][FAULT_OP_NR];
+	bool released;
+};
+
+struct fault_listener {
+	struct transport_listener base;
+	struct fault_net *net;
+	struct transport_listener *inner;
+};
+
+struct fault_channel {
+	struct transport_channel base;
+	struct fault_conn *conn;
+	struct transport_channel *inner;
+};
+
+struct fault_conn {
+	struct transport_conn base;
+	struct fault_net *net;
+	struct transport_conn *inner;
+	enum fault_side side;
+	bool cut, aborted; /* by a rule; by the engine.  net->lock */
+	struct fault_channel channels[TRANSPORT_CHANNELS_MAX];
+};
+
+static struct fault_conn *to_fault_conn(struct transport_conn *c)
+{
+	return (struct fault_conn *)c;
+}
+
+static struct fault_channel *to_fault_channel(struct transport_channel *ch)
+{
+	return (struct fault_channel *)ch;
+}
+
+/* The type of a control message: its first two bytes; -2 if it has none. */
+static int type_of(const void *msg, size_t len)
+{
+	const uint8_t *p = msg;
+
+	return len < 2 ? -2 : p[0] | p[1] << 8;
+}
+
+/*
+ * Count a call and find the rule that acts on it.  @type: the message's, or
+ * FAULT_ANY_TYPE for a call without one.  True with *rule (a copy).
+ */
+static bool fault_match(struct fault_net *net, enum fault_side side, enum fault_op op, int type,
+			bool count, struct fault_rule *rule)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&net->lock);
+	net->calls[side][op] += count;
+	for (unsigned i = 0; i < net->nr_rules; i++) {
+		const struct fault_rule *r = &net->rules[i];
+		bool by_type = (op == FAULT_SEND || op == FAULT_RECV) && r->msg_type >= 0;
+
+		if (r->side != side || r->op != op)
+			continue;
+		if (by_type ? r->msg_type != type : !count)
+			continue;
+		net->seen[i]++;
+		if (found || (r->nth && net->seen[i] != r->nth))
+			continue;
+		*rule = *r;
+		net->fired++;
+		found = true;
+	}
+	pthread_mutex_unlock(&net->lock);
+	return found;
+}
+
+/* The link of @c is dead from now on. */
+static void fault_cut(struct fault_conn *c)
+{
+	pthread_mutex_lock(&c->net->lock);
+	c->cut = true;
+	pthread_cond_broadcast(&c->net->changed);
+	pthread_mutex_unlock(&c->net->lock);
+	c->net->inner->abort(c->inner);
+}
+
+/* Wait until the connection ends or stalls are released. */
+static void fault_stall(struct fault_conn *c)
+{
+	pthread_mutex_lock(&c->net->lock);
+	while (!c->cut && !c->aborted && !c->net->released)
+		pthread_cond_wait(&c->net->changed, &c->net->lock);
+	pthread_mutex_unlock(&c->net->lock);
+}
+
+/* The result @rc of an inner call as the engine is to see it; see the top. */
+static long fault_result(struct fault_conn *c, long rc, struct tern_error *err)
+{
+	bool ours;
+
+	if (rc != -ECANCELED)
+		return rc;
+	pthread_mutex_lock(&c->net->lock);
+	ours = c->cut && !c->aborted;
+	pthread_mutex_unlock(&c->net->lock);
+	if (!ours)
+		return rc;
+	if (err && err->code == -ECANCELED)
+		error_clear(err);
+	return error_session(err, -ECONNRESET, "The link was cut (injected fault)");
+}
+
+/* What to do around a call that is about to be made. */
+struct fault_plan {
+	bool skip; /* do not make the call: return rc */
+	bool cut_after;
+	bool shorten;
+	long rc;
+};
+
+/* Act before a call of @c. */
+static struct fault_plan fault_before(struct fault_conn *c, enum fault_op op, int type,
+				      struct tern_error *err)
+{
+	struct fault_plan plan = { 0 };
+	struct fault_rule rule;
+
+	if (!fault_match(c->net, c->side, op, type, true, &rule))
+		return plan;
+	switch (rule.action) {
+	case FAULT_ERROR:
+		plan.skip = true;
+		plan.rc = error_session(err, -EIO, "The call failed (injected fault)");
+		break;
+	case FAULT_CUT:
+		fault_cut(c);
+		break;
+	case FAULT_CUT_AFTER:
+		plan.cut_after = true;
+		break;
+	case FAULT_DELAY:
+		(void)poll(NULL, 0, (int)rule.delay_ms);
+		break;
+	case FAULT_SHORT:
+		plan.shorten = true;
+		break;
+	case FAULT_SWALLOW:
+		plan.skip = true;
+		break;
+	case FAULT_STALL:
+		fault_stall(c);
+		break;
+	}
+	return plan;
+}
+
+/* Act after a call that returned @rc. */
+static long fault_after(struct fault_conn *c, const struct fault_plan *plan, long rc,
+			struct tern_error *err)
+{
+	if (plan->cut_after)
+		fault_cut(c);
+	return fault_result(c, rc, err);
+}
+
+/* Wrap connection @inner.  0 or -ENOMEM, having closed it. */
+static int wrap_conn(struct fault_net *net, struct transport_conn *inner, enum fault_side side,
+		     struct transport_conn **out, struct tern_error *err)
+{
+	struct fault_conn *c = calloc(1, sizeof(*c));
+
+	if (!c) {
+		net->inner->close(inner);
+		return error_session(err, -ENOMEM, "No memory for a connection");
+	}
+	c->base = *inner;
+	c->base.ops = &net->ops;
+	c->net = net;
+	c->inner = inner;
+	c->side = side;
+	*out = &c->base;
+	return 0;
+}
+
+/* connect() or accept() done: a rule may spoil it.  There is no link to stall or cut before. */
+static int fault_new_conn(struct fault_net *net, struct transport_conn *inner, enum fault_side side,
+			  struct transport_conn **out, struct tern_error *err)
+{
+	struct fault_rule rule = { 0 };
+	bool hit = fault_match(net, side, side == FAULT_SOURCE ? FAULT_CONNECT : FAULT_ACCEPT,
+			       FAULT_ANY_TYPE, true, &rule);
+	int rc;
+
+	if (hit && rule.action == FAULT_ERROR) {
+		net->inner->close(inner);
+		return error_session(err, -EIO, "The call failed (injected fault)");
+	}
+	if (hit && rule.action == FAULT_DELAY)
+		(void)poll(NULL, 0, (int)rule.delay_ms);
+	rc = wrap_conn(net, inner, side, out, err);
+	if (!rc && hit && (rule.action == FAULT_CUT || rule.action == FAULT_CUT_AFTER))
+		fault_cut(to_fault_conn(*out));
+	return rc;
+}
+
+static int fault_listen(const struct transport *ops, const struct transport_env *env,
+			const struct uri *uri, struct transport_listener **out,
+			struct tern_error *err)
+{
+	struct fault_net *net = (struct fault_net *)ops;
+	struct fault_listener *l = calloc(1, sizeof(*l));
+	int rc;
+
+	if (!l)
+		return error_session(err, -ENOMEM, "No memory for a listener");
+	rc = net->inner->listen(net->inner, env, uri, &l->inner, err);
+	if (rc) {
+		free(l);
+		return rc;
+	}
+	l->base.ops = ops;
+	l->net = net;
+	*out = &l->base;
+	return 0;
+}
+
+static int fault_listener_uri(const struct transport_listener *base, char *buf, size_t size)
+{
+	const struct fault_listener *l = (const struct fault_listener *)base;
+
+	return l->net->inner->listener_uri(l->inner, buf, size);
+}
+
+static int fault_accept(struct transport_listener *base, int timeout_ms,
+			struct transport_conn **out, struct tern_error *err)
+{
+	struct fault_listener *l = (struct fault_listener *)base;
+	struct transport_conn *inner;
+	int rc = l->net->inner->accept(l->inner, timeout_ms, &inner, err);
+
+	return rc ? rc : fault_new_conn(l->net, inner, FAULT_DESTINATION, out, err);
+}
+
+static void fault_listener_stop(struct transport_listener *base)
+{
+	struct fault_listener *l = (struct fault_listener *)base;
+
+	l->net->inner->listener_stop(l->inner);
+}
+
+static void fault_listener_close(struct transport_listener *base)
+{
+	struct fault_listener *l = (struct fault_listener *)base;
+
+	l->net->inner->listener_close(l->inner);
+	free(l);
+}
+
+static int fault_connect(const struct transport *ops, const struct transport_env *env,
+			 const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
+			 int cancel_fd, struct transport_conn **out, struct tern_error *err)
+{
+	struct fault_net *net = (struct fault_net *)ops;
+	struct transport_conn *inner;
+	int rc = net->inner->connect(net->inner, env, uri, session_id, cancel_fd, &inner, err);
+
+	return rc ? rc : fault_new_conn(net, inner, FAULT_SOURCE, out, err);
+}
+
+static int fault_expose(struct transport_conn *conn, const struct transport_memory *mem,
+			unsigned nr, struct tern_error *err)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+
+	return c->net->inner->expose(c->inner, mem, nr, err);
+}
+
+static int fault_open_channels(struct transport_conn *conn, unsigned nr,
+			       struct transport_channel **channels, struct tern_error *err)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+	struct transport_channel *inner[TRANSPORT_CHANNELS_MAX];
+	struct fault_plan plan = fault_before(c, FAULT_OPEN_CHANNELS, FAULT_ANY_TYPE, err);
+	int rc = plan.skip ? (int)plan.rc : c->net->inner->open_channels(c->inner, nr, inner, err);
+
+	for (unsigned i = 0; !rc && i < nr; i++) {
+		c->channels[i].base.ops = conn->ops;
+		c->channels[i].base.index = i;
+		c->channels[i].conn = c;
+		c->channels[i].inner = inner[i];
+		channels[i] = &c->channels[i].base;
+	}
+	return (int)fault_after(c, &plan, rc, err);
+}
+
+static int fault_send(struct transport_conn *conn, const void *msg, size_t len, int timeout_ms,
+		      struct tern_error *err)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+	struct fault_plan plan = fault_before(c, FAULT_SEND, type_of(msg, len), err);
+
+	if (plan.skip)
+		return (int)plan.rc;
+	return (int)fault_after(c, &plan, c->net->inner->send(c->inner, msg, len, timeout_ms, err),
+				err);
+}
+
+static long fault_recv(struct transport_conn *conn, void *buf, size_t cap, int timeout_ms,
+		       struct tern_error *err)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+	struct fault_plan plan = fault_before(c, FAULT_RECV, -2, err);
+	struct fault_rule rule;
+	long n;
+
+	if (plan.skip && plan.rc)
+		return plan.rc;
+	for (;;) {
+		n = c->net->inner->recv(c->inner, buf, cap, timeout_ms, err);
+		if (n > 0 && plan.skip) { /* this one is swallowed */
+			plan.skip = false;
+			continue;
+		}
+		if (n <= 0 || !fault_match(c->net, c->side, FAULT_RECV, type_of(buf, (size_t)n),
+					   false, &rule))
+			break;
+		if (rule.action == FAULT_ERROR)
+			return error_session(err, -EIO, "The call failed (injected fault)");
+		if (rule.action == FAULT_CUT)
+			fault_cut(c); /* the message is lost: the next recv() fails */
+		else if (rule.action == FAULT_CUT_AFTER)
+			plan.cut_after = true;
+		else if (rule.action == FAULT_STALL)
+			fault_stall(c);
+		else if (rule.action == FAULT_DELAY)
+			(void)poll(NULL, 0, (int)rule.delay_ms);
+		if (rule.action != FAULT_CUT && rule.action != FAULT_SWALLOW)
+			break;
+	}
+	return fault_after(c, &plan, n, err);
+}
+
+/* The first half of the bytes of a write, then the cut. */
+static int write_short(struct fault_channel *ch, const struct transport_range *ranges, unsigned nr,
+		       struct tern_error *err)
+{
+	struct transport_range part = ranges[0];
+	const struct transport *inner = ch->conn->net->inner;
+	int rc;
+
+	if (nr > 1) {
+		rc = inner->write(ch->inner, ranges, nr / 2, err);
+	} else {
+		part.len = (part.len + 1) / 2;
+		rc = inner->write(ch->inner, &part, 1, err);
+	}
+	fault_cut(ch->conn);
+	return rc ? rc
+		  : error_channel(err, -ECONNRESET, ch->base.index,
+				  "The link was cut within a write (injected fault)");
+}
+
+static int fault_write(struct transport_channel *base, const struct transport_range *ranges,
+		       unsigned nr, struct tern_error *err)
+{
+	struct fault_channel *ch = to_fault_channel(base);
+	struct fault_plan plan = fault_before(ch->conn, FAULT_WRITE, FAULT_ANY_TYPE, err);
+
+	if (plan.skip)
+		return (int)plan.rc;
+	if (plan.shorten)
+		return write_short(ch, ranges, nr, err);
+	return (int)fault_after(ch->conn, &plan,
+				ch->conn->net->inner->write(ch->inner, ranges, nr, err), err);
+}
+
+static int fault_notify(struct transport_channel *base, const void *msg, size_t len,
+			struct tern_error *err)
+{
+	struct fault_channel *ch = to_fault_channel(base);
+	struct fault_plan plan = fault_before(ch->conn, FAULT_NOTIFY, FAULT_ANY_TYPE, err);
+
+	if (plan.skip)
+		return (int)plan.rc;
+	return (int)fault_after(ch->conn, &plan,
+				ch->conn->net->inner->notify(ch->inner, msg, len, err), err);
+}
+
+static int fault_fence(struct transport_channel *base, struct tern_error *err)
+{
+	struct fault_channel *ch = to_fault_channel(base);
+	struct fault_plan plan = fault_before(ch->conn, FAULT_FENCE, FAULT_ANY_TYPE, err);
+
+	if (plan.skip)
+		return (int)plan.rc;
+	return (int)fault_after(ch->conn, &plan, ch->conn->net->inner->fence(ch->inner, err), err);
+}
+
+static long fault_serve(struct transport_channel *base, void *buf, struct tern_error *err)
+{
+	struct fault_channel *ch = to_fault_channel(base);
+	struct fault_plan plan = fault_before(ch->conn, FAULT_SERVE, FAULT_ANY_TYPE, err);
+
+	if (plan.skip && plan.rc)
+		return plan.rc;
+	return fault_after(ch->conn, &plan, ch->conn->net->inner->serve(ch->inner, buf, err), err);
+}
+
+static void fault_revoke(struct transport_conn *conn)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+
+	c->net->inner->revoke(c->inner);
+}
+
+static void fault_abort(struct transport_conn *conn)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+
+	pthread_mutex_lock(&c->net->lock);
+	c->aborted = true;
+	pthread_cond_broadcast(&c->net->changed);
+	pthread_mutex_unlock(&c->net->lock);
+	c->net->inner->abort(c->inner);
+}
+
+static void fault_close(struct transport_conn *conn)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+
+	c->net->inner->close(c->inner);
+	free(c);
+}
+
+static void fault_channel_stats(const struct transport_channel *base,
+				struct tern_channel_stats *out)
+{
+	const struct fault_channel *ch = (const struct fault_channel *)base;
+
+	ch->conn->net->inner->channel_stats(ch->inner, out);
+}
+
+static const struct transport fault_ops = {
+	.listen = fault_listen,
+	.listener_uri = fault_listener_uri,
+	.accept = fault_accept,
+	.listener_stop = fault_listener_stop,
+	.listener_close = fault_listener_close,
+	.connect = fault_connect,
+	.expose = fault_expose,
+	.open_channels = fault_open_channels,
+	.send = fault_send,
+	.recv = fault_recv,
+	.write = fault_write,
+	.notify = fault_notify,
+	.fence = fault_fence,
+	.serve = fault_serve,
+	.revoke = fault_revoke,
+	.abort = fault_abort,
+	.close = fault_close,
+	.channel_stats = fault_channel_stats,
+};
+
+struct fault_net *fault_net_new(const struct transport *inner)
+{
+	struct fault_net *net = calloc(1, sizeof(*net));
+
+	if (!net)
+		return NULL;
+	net->ops = fault_ops;
+	net->ops.name = inner->name;
+	net->inner = inner;
+	pthread_mutex_init(&net->lock, NULL);
+	pthread_cond_init(&net->changed, NULL);
+	return net;
+}
+
+void fault_net_delete(struct fault_net *net)
+{
+	if (!net)
+		return;
+	pthread_cond_destroy(&net->changed);
+	pthread_mutex_destroy(&net->lock);
+	free(net);
+}
+
+const struct transport *fault_net_transport(struct fault_net *net)
+{
+	return &net->ops;
+}
+
+int fault_net_add(struct fault_net *net, const struct fault_rule *rule)
+{
+	int rc = -ENOSPC;
+
+	pthread_mutex_lock(&net->lock);
+	if (net->nr_rules < RULES_MAX) {
+		net->rules[net->nr_rules++] = *rule;
+		rc = 0;
+	}
+	pthread_mutex_unlock(&net->lock);
+	return rc;
+}
+
+void fault_net_release(struct fault_net *net)
+{
+	pthread_mutex_lock(&net->lock);
+	net->released = true;
+	pthread_cond_broadcast(&net->changed);
+	pthread_mutex_unlock(&net->lock);
+}
+
+unsigned fault_net_calls(struct fault_net *net, enum fault_side side, enum fault_op op)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&net->lock);
+	n = net->calls[side][op];
+	pthread_mutex_unlock(&net->lock);
+	return n;
+}
+
+unsigned fault_net_fired(struct fault_net *net)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&net->lock);
+	n = net->fired;
+	pthread_mutex_unlock(&net->lock);
+	return n;
+}
