@@ -54,7 +54,8 @@ struct fault_conn {
 	struct fault_net *net;
 	struct transport_conn *inner;
 	enum fault_side side;
-	bool cut, aborted; /* by a rule; by the engine.  net->lock */
+	/* Under net->lock.  ended is set after the inner abort(), and ends stalls. */
+	bool cut, aborted, ended; /* cut by a rule; aborted by the engine */
 	struct fault_channel channels[TRANSPORT_CHANNELS_MAX];
 };
 
@@ -106,21 +107,30 @@ static bool fault_match(struct fault_net *net, enum fault_side side, enum fault_
 	return found;
 }
 
+/* Abort the inner connection; *why (cut or aborted) is set first, stalls end last. */
+static void fault_end(struct fault_conn *c, bool *why)
+{
+	pthread_mutex_lock(&c->net->lock);
+	*why = true;
+	pthread_mutex_unlock(&c->net->lock);
+	c->net->inner->abort(c->inner);
+	pthread_mutex_lock(&c->net->lock);
+	c->ended = true;
+	pthread_cond_broadcast(&c->net->changed);
+	pthread_mutex_unlock(&c->net->lock);
+}
+
 /* The link of @c is dead from now on. */
 static void fault_cut(struct fault_conn *c)
 {
-	pthread_mutex_lock(&c->net->lock);
-	c->cut = true;
-	pthread_cond_broadcast(&c->net->changed);
-	pthread_mutex_unlock(&c->net->lock);
-	c->net->inner->abort(c->inner);
+	fault_end(c, &c->cut);
 }
 
 /* Wait until the connection ends or stalls are released. */
 static void fault_stall(struct fault_conn *c)
 {
 	pthread_mutex_lock(&c->net->lock);
-	while (!c->cut && !c->aborted && !c->net->released)
+	while (!c->ended && !c->net->released)
 		pthread_cond_wait(&c->net->changed, &c->net->lock);
 	pthread_mutex_unlock(&c->net->lock);
 }
@@ -449,11 +459,7 @@ static void fault_abort(struct transport_conn *conn)
 {
 	struct fault_conn *c = to_fault_conn(conn);
 
-	pthread_mutex_lock(&c->net->lock);
-	c->aborted = true;
-	pthread_cond_broadcast(&c->net->changed);
-	pthread_mutex_unlock(&c->net->lock);
-	c->net->inner->abort(c->inner);
+	fault_end(c, &c->aborted);
 }
 
 static void fault_close(struct transport_conn *conn)
