@@ -93,7 +93,8 @@ enum tern_dirty_provider {
 	TERN_DIRTY_AUTO = 0,       /* callbacks if set, else the best userfaultfd one */
 	TERN_DIRTY_NONE,           /* the guest is paused for the whole migration */
 	TERN_DIRTY_UFFD_WP_ASYNC,  /* userfaultfd WP async + PAGEMAP_SCAN, Linux >= 6.7 */
-	TERN_DIRTY_UFFD_WP_SYNC,   /* userfaultfd write-protect faults, Linux >= 5.7 */
+	TERN_DIRTY_UFFD_WP_SYNC,   /* userfaultfd write-protect faults, Linux >= 5.14
+				   * (5.19 for memfd and hugetlbfs) */
 	TERN_DIRTY_CALLBACKS,      /* tern_session_set_dirty_ops() */
 	TERN_DIRTY_NR,
 };

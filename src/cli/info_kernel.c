@@ -32,7 +32,7 @@ static const struct {
 	uint64_t bit;
 	const char *todo; /* if it is missing */
 } wanted_features[] = {
-	{ UFFD_CAN_WP, "use Linux 5.7 or newer to track writes of a running guest" },
+	{ UFFD_CAN_WP, "use Linux 5.14 or newer to track writes of a running guest" },
 	{ UFFD_CAN_WP_SHARED, "use Linux 5.19 or newer to track writes to memfd and hugetlbfs" },
 	{ UFFD_CAN_WP_ASYNC, "use Linux 6.7 or newer to track writes without a fault each" },
 	{ UFFD_CAN_MINOR_SHMEM, "use Linux 5.14 or newer for postcopy without copying (memfd)" },

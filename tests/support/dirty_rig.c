@@ -12,13 +12,14 @@
 #include <unistd.h>
 #include "bitmap.h"
 #include "dirty_rig.h"
+#include "leave_out.h"
 
 enum { STRIPE_BYTES = 2 << 20 };
 
-/* rig_open_file - an unlinked file of @size bytes on a real file system, or -1. */
+/* rig_open_file - an unlinked file of @size bytes in the working directory, or -1. */
 static int rig_open_file(uint64_t size)
 {
-	char path[] = "/var/tmp/tern-test-XXXXXX";
+	char path[] = "tern-test-XXXXXX";
 	int fd = mkstemp(path);
 
 	if (fd < 0)
@@ -140,6 +141,13 @@ void rig_clear(struct rig *rig)
 void rig_forget(struct rig *rig)
 {
 	memset(rig->bitmap, 0, bitmap_words(rig->r->nr_pages) * sizeof(uint64_t));
+}
+
+void rig_leave_out(const struct rig_variant *v)
+{
+	if (v->backing == RIG_HUGETLB || v->backing == RIG_HUGETLB_PRIVATE)
+		leave_out("hugetlb", "no huge pages can be reserved");
+	leave_out("userfaultfd", "this kernel has no PAGEMAP_SCAN");
 }
 
 /* rig_copy_stripe - copy the dirty pages among @nr from @first on. */

@@ -123,7 +123,7 @@ static void migrate_once(const struct rig_variant *v, uint64_t size, unsigned to
 	uint64_t seen = 0, bad, first = 0;
 
 	if (!rig)
-		skip();
+		rig_leave_out(v);
 	for (uint64_t i = 0; i < rig->r->nr_pages; i++)
 		if (i % 100 < touched_percent)
 			memset(rig->hva + i * TERN_PAGE_SIZE, (int)(i & 0x7f), TERN_PAGE_SIZE);
