@@ -18,9 +18,7 @@ static int cmd_version(int argc, char **argv);
 
 static const struct subcommand subcommands[] = {
 	{ "bench", cmd_bench, "migrate a synthetic guest and verify every page" },
-#ifndef TERN_NO_INFO
 	{ "info", cmd_info, "what this host can do, and what is in the way" },
-#endif
 	{ "help", cmd_help, "this text" },
 	{ "version", cmd_version, "the version" },
 };
