@@ -366,7 +366,7 @@ static int take_bytes(struct cursor *c, const struct field *f, size_t n, uint8_t
 
 static int take_text(struct cursor *c, const struct field *f, uint8_t *to, struct tern_error *err)
 {
-	uint64_t n;
+	uint64_t n = 0;
 	int r = take_int(c, f, 1, &n, err);
 
 	if (!r)
@@ -388,7 +388,7 @@ static int decode_fields(struct cursor *c, const struct field *f, uint8_t *base,
 {
 	for (; f->name; f++) {
 		uint8_t *m = base + f->at;
-		uint64_t v;
+		uint64_t v = 0;
 		int r;
 
 		switch (f->kind) {

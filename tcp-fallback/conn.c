@@ -329,20 +329,24 @@ void conn_abort(struct transport_conn *conn)
 /*
  * Let the peer's kernel take what was sent on @fd, and throw away what it sent
  * to us: a socket closed with unread data resets the connection, which could
- * destroy our last message on its way.  Does not wait for the peer's program.
+ * destroy our last message on its way.  Does not wait for the peer's program: on
+ * a UNIX socket what was sent is in the peer's queue already.
  */
 static void conn_linger(int fd, int64_t deadline)
 {
 	uint8_t sink[4096];
-	int left = 0;
+	int left = 0, domain = AF_UNIX;
+	socklen_t size = sizeof(domain);
 
+	(void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
 	(void)shutdown(fd, SHUT_WR);
 	for (;;) {
 		ssize_t n = recv(fd, sink, sizeof(sink), MSG_DONTWAIT);
 
 		if (n > 0)
 			continue;
-		if (!n || errno != EAGAIN || ioctl(fd, SIOCOUTQ, &left) || !left)
+		if (!n || errno != EAGAIN || domain == AF_UNIX || ioctl(fd, SIOCOUTQ, &left) ||
+		    !left)
 			return;
 		if (!sock_remaining(deadline))
 			return;
