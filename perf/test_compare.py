@@ -215,9 +215,9 @@ class CommandLine(unittest.TestCase):
         self.pump(f"echo $$ >{pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 600\n")
         tmp = os.path.join(self.build.name, "tmp")
         os.mkdir(tmp)
-        process = subprocess.Popen([COMPARE, "--quick", "--build", self.build.name, "--peer", "pump",
-                                    "--scenario", "random-2g-idle"], env={**os.environ,
-                                                                          "TMPDIR": tmp},
+        process = subprocess.Popen([COMPARE, "--quick", "--build", self.build.name,
+                                    "--peer", "pump", "--scenario", "random-2g-idle"],
+                                   env={**os.environ, "TMPDIR": tmp},
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 30
         while not os.path.exists(pid_file) and time.monotonic() < end:

@@ -171,7 +171,8 @@ def _live():
 def _engine():
     def bound(spec):
         return (spec.ram * 0.0005 + 4 * MIB * spec.channels) / MIB
-    entries = [Entry(f"tern {n} channel" + "s" * (n > 1), "tern", Spec(ram=4 * GIB, touched=GIB, channels=n))
+    entries = [Entry(f"tern {n} channel" + "s" * (n > 1), "tern",
+                     Spec(ram=4 * GIB, touched=GIB, channels=n))
                for n in (1, 2, 4)]
     return Scenario(
         "engine-memory", "what the engine holds beyond guest RAM: at most 0.05 % of RAM and "
