@@ -281,15 +281,18 @@ static bool runs_on(const struct side *side)
 	return true;
 }
 
-/* Let the destination's guest run for --run-after. */
+/* Let the destination's guest run for --run-after; a signal or the other's end cuts it short. */
 static void run_after(const struct side *side)
 {
-	uint64_t ms = side->args->run_after_ms;
-	struct timespec ts = { .tv_sec = (time_t)(ms / 1000),
-			       .tv_nsec = (long)(ms % 1000 * NS_PER_MS) };
+	uint64_t end = cli_now_ns() + side->args->run_after_ms * NS_PER_MS, now;
+	struct pollfd fds[] = {
+		{ .fd = side->signal_fd, .events = POLLIN },
+		{ .fd = side->life_fd, .events = POLLIN },
+	};
 
-	while (nanosleep(&ts, &ts) && errno == EINTR)
-		;
+	while ((now = cli_now_ns()) < end)
+		if (poll(fds, 2, (int)((end - now + NS_PER_MS - 1) / NS_PER_MS)) > 0)
+			return;
 }
 
 /* Look at the guest where it runs now; see bench_side.h. */

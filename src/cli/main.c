@@ -55,6 +55,7 @@ static const struct subcommand *find(const char *name)
 	return NULL;
 }
 
+/* Find the subcommand and run it. */
 int main(int argc, char **argv)
 {
 	const struct subcommand *cmd;

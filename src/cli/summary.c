@@ -54,7 +54,9 @@ static void print_head(FILE *out, const json_t *r)
 
 		fputs(good ? ", verified" : ", NOT verified", out);
 	}
-	fprintf(out, " (%s, %s)\n", text(r, "transport"), text(r, "mode"));
+	if (has(r, "transport"))
+		fprintf(out, " (%s, %s)", text(r, "transport"), text(r, "mode"));
+	fputc('\n', out);
 }
 
 /* Guest RAM and its load. */
@@ -69,11 +71,14 @@ static void print_guest(FILE *out, const json_t *r)
 		fprintf(out, ", %s touched, fill %s", bytes_text(num(g, "touched"), b),
 			text(g, "fill"));
 	fputc('\n', out);
-	if (has(g, "vcpus"))
-		fprintf(out, LABEL "%.0f vcpu%s, %s/s over %s, %s; provider %s\n", "load",
-			num(g, "vcpus"), num(g, "vcpus") == 1 ? "" : "s",
-			bytes_text(num(g, "dirty_rate"), a), bytes_text(num(g, "working_set"), c),
-			text(g, "pattern"), text(r, "dirty_provider"));
+	if (!has(g, "vcpus"))
+		return;
+	fprintf(out, LABEL "%.0f vcpu%s, %s/s over %s, %s", "load", num(g, "vcpus"),
+		num(g, "vcpus") == 1 ? "" : "s", bytes_text(num(g, "dirty_rate"), a),
+		bytes_text(num(g, "working_set"), c), text(g, "pattern"));
+	if (has(r, "dirty_provider"))
+		fprintf(out, "; provider %s", text(r, "dirty_provider"));
+	fputc('\n', out);
 }
 
 /* The downtime and its ledger: steps that took time, in the order they happened. */
