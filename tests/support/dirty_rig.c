@@ -13,6 +13,7 @@
 #include "bitmap.h"
 #include "dirty_rig.h"
 #include "leave_out.h"
+#include "pagemap.h"
 
 enum { STRIPE_BYTES = 2 << 20 };
 
@@ -59,6 +60,8 @@ static int rig_map(struct rig *rig, enum rig_backing backing)
 	if (p == MAP_FAILED)
 		return -1;
 	rig->hva = p;
+	/* Where huge pages come by themselves, one write would make 512 pages dirty. */
+	madvise(p, rig->size, MADV_NOHUGEPAGE);
 	return 0;
 }
 
@@ -145,9 +148,14 @@ void rig_forget(struct rig *rig)
 
 void rig_leave_out(const struct rig_variant *v)
 {
-	if (v->backing == RIG_HUGETLB || v->backing == RIG_HUGETLB_PRIVATE)
-		leave_out("hugetlb", "no huge pages can be reserved");
-	leave_out("userfaultfd", "this kernel has no PAGEMAP_SCAN");
+	int fd = pagemap_open();
+	bool can_scan = fd >= 0 && pagemap_can_scan(fd);
+
+	if (fd >= 0)
+		close(fd);
+	if (v->can_scan && !can_scan)
+		leave_out("userfaultfd", "this kernel has no PAGEMAP_SCAN");
+	leave_out("hugetlb", "no huge pages can be reserved");
 }
 
 /* rig_copy_stripe - copy the dirty pages among @nr from @first on. */

@@ -44,6 +44,7 @@ static struct fixture *fixture_new(uint64_t size, int flags, int fd, bool tell_f
 
 	assert_non_null(f);
 	assert_ptr_not_equal(p, MAP_FAILED);
+	madvise(p, size, MADV_NOHUGEPAGE); /* where they come by themselves */
 	f->hva = p;
 	f->size = size;
 	f->bitmap = calloc(bitmap_words(size / PAGE), sizeof(uint64_t));
