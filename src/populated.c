@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,8 +25,11 @@
  * mere read leaves behind, is left out where the kernel tells it (PAGEMAP_SCAN).
  *
  * Shmem pages belong to the file, and the page table knows only those that were
- * touched through this mapping and not taken away since.  So the file is asked:
- * SEEK_DATA and SEEK_HOLE find pages in memory and in swap.  The calls move the
+ * touched through this mapping and not taken away since.  What the page table has
+ * exists for certain; for the gaps the file is asked: SEEK_DATA and SEEK_HOLE find
+ * pages in memory and in swap.  SEEK_HOLE cannot be told where to stop, so the last
+ * extent of data it found is kept: or scans of a large file, a part at a time, would
+ * walk all of the rest of the file each time.  The calls move the
  * file offset, which belongs to the open file description, so the caller's
  * descriptor is opened anew through /proc and its offset stays where it is; the
  * threads share the new one, because none of them uses the offset itself.
@@ -61,6 +65,12 @@ struct populated_file {
 	 * value only costs another count.
 	 */
 	_Atomic uint64_t complete_at;
+	/*
+	 * POPULATED_SEEK: an extent of the file that was all data, bytes.  Under the
+	 * lock, a leaf.  Data may have become holes since; that is allowed.
+	 */
+	pthread_mutex_t lock;
+	uint64_t data, hole;
 };
 
 /* One scan: where its results go. */
@@ -127,8 +137,10 @@ int populated_init(struct populated *p, const struct region_list *regions, struc
 	if (!p->file)
 		return error_session(err, -ENOMEM, "cannot allocate the list of %u region files",
 				     regions->nr);
-	for (unsigned i = 0; i < p->nr; i++)
+	for (unsigned i = 0; i < p->nr; i++) {
 		p->file[i].fd = -1;
+		pthread_mutex_init(&p->file[i].lock, NULL);
+	}
 	p->pagemap_fd = pagemap_open();
 	if (p->pagemap_fd < 0) {
 		ret = error_session(err, p->pagemap_fd,
@@ -152,9 +164,11 @@ void populated_fini(struct populated *p)
 {
 	if (p->file && p->pagemap_fd >= 0)
 		close(p->pagemap_fd);
-	for (unsigned i = 0; p->file && i < p->nr; i++)
+	for (unsigned i = 0; p->file && i < p->nr; i++) {
 		if (p->file[i].fd >= 0)
 			close(p->file[i].fd);
+		pthread_mutex_destroy(&p->file[i].lock);
+	}
 	free(p->file);
 	*p = (struct populated){ .pagemap_fd = -1 };
 }
@@ -189,33 +203,85 @@ static int populated_walk_pagemap(const struct populated *p, const struct region
 	return pagemap_read(p->pagemap_fd, start, end, fn, opaque);
 }
 
+/*
+ * populated_extent - the first extent [*data, *hole) of data at or behind @at.
+ *
+ * 0; -ENXIO: there is none; or another -errno.
+ */
+static int populated_extent(struct populated_file *f, uint64_t at, uint64_t *data, uint64_t *hole)
+{
+	pthread_mutex_lock(&f->lock);
+	bool known = at >= f->data && at < f->hole;
+
+	*data = at;
+	*hole = f->hole;
+	pthread_mutex_unlock(&f->lock);
+	if (known)
+		return 0;
+	for (;;) {
+		off_t d = lseek(f->fd, (off_t)at, SEEK_DATA);
+		off_t h = d < 0 ? d : lseek(f->fd, d, SEEK_HOLE);
+
+		if (h >= 0) {
+			*data = (uint64_t)d;
+			*hole = (uint64_t)h;
+			break;
+		}
+		if (d < 0 || errno != ENXIO) /* else it was punched out meanwhile: again */
+			return -errno;
+	}
+	pthread_mutex_lock(&f->lock);
+	f->data = *data;
+	f->hole = *hole;
+	pthread_mutex_unlock(&f->lock);
+	return 0;
+}
+
 /* populated_walk_data - set the bits of what @f has in [first, first + nr).  0 or -errno. */
-static int populated_walk_data(const struct populated_file *f, const struct populated_walk *w,
+static int populated_walk_data(struct populated_file *f, const struct populated_walk *w,
 			       uint64_t first, uint64_t nr)
 {
 	uint64_t at = f->offset + first * TERN_PAGE_SIZE, end = at + nr * TERN_PAGE_SIZE;
 
 	while (at < end) {
-		off_t data = lseek(f->fd, (off_t)at, SEEK_DATA);
-		off_t hole;
+		uint64_t data, hole;
+		int ret = populated_extent(f, at, &data, &hole);
 
-		if (data < 0)
-			return errno == ENXIO ? 0 : -errno; /* ENXIO: nothing more to the end */
-		if ((uint64_t)data >= end)
+		if (ret)
+			return ret == -ENXIO ? 0 : ret; /* ENXIO: nothing more to the end */
+		if (data >= end)
 			return 0;
-		hole = lseek(f->fd, data, SEEK_HOLE);
-		if (hole < 0 && errno == ENXIO)
-			continue; /* it was punched out meanwhile */
-		if (hole < 0)
-			return -errno;
-		uint64_t from = ((uint64_t)data - f->offset) / TERN_PAGE_SIZE;
-		uint64_t to = ((uint64_t)hole < end ? (uint64_t)hole : end) - f->offset;
+		uint64_t from = (data - f->offset) / TERN_PAGE_SIZE;
+		uint64_t to = (hole < end ? hole : end) - f->offset;
 
 		to = (to + TERN_PAGE_SIZE - 1) / TERN_PAGE_SIZE;
 		bitmap_set_range(w->bitmap, from - w->base, to - from);
-		at = (uint64_t)hole;
+		at = hole;
 	}
 	return 0;
+}
+
+/*
+ * populated_walk_shmem - the page table first, then the file for what that does not show.
+ *
+ * 0 or -errno.
+ */
+static int populated_walk_shmem(const struct populated *p, struct populated_file *f,
+				const struct populated_walk *w, uint64_t first, uint64_t nr)
+{
+	uint64_t end = first + nr;
+	int ret = populated_walk_pagemap(p, w->r, first, nr, populated_mark, (void *)w);
+
+	for (uint64_t a = first; !ret && a < end;) {
+		a = w->base + bitmap_next_clear(w->bitmap, end - w->base, a - w->base);
+		if (a >= end)
+			break;
+		uint64_t b = w->base + bitmap_next_set(w->bitmap, end - w->base, a - w->base);
+
+		ret = populated_walk_data(f, w, a, b - a);
+		a = b;
+	}
+	return ret;
 }
 
 /* populated_add_bytes - pagemap_fn: sum what exists into a uint64_t. */
@@ -277,7 +343,7 @@ int populated_scan_at(const struct populated *p, const struct region *r, uint64_
 	if (!ret && how == POPULATED_PAGEMAP)
 		ret = populated_walk_pagemap(p, r, first, nr, populated_mark, &w);
 	else if (!ret && how == POPULATED_SEEK)
-		ret = populated_walk_data(f, &w, first, nr);
+		ret = populated_walk_shmem(p, f, &w, first, nr);
 	else if (!ret)
 		bitmap_set_range(bitmap, first - base, nr);
 	if (ret)
