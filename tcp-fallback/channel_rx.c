@@ -3,8 +3,8 @@
 /*
  * The destination's end of a data channel.
  *
- * serve() receives straight into guest memory.  Behind the guest ranges of the
- * frame at hand, every recvmsg() also offers a small staging buffer, so the tail
+ * serve() receives straight into guest memory.  Towards the end of a payload,
+ * behind the guest ranges, recvmsg() also offers a small staging buffer, so the tail
  * of one payload and the head of the next frame come in one call:
  *
  *	iov   [ guest range, rest ][ guest range ] … [ staging ]
@@ -37,6 +37,9 @@
 
 /* Staging offered behind a payload: the longest head of a WRITE. */
 #define STAGE_TAIL FRAME_WRITE_HEAD_MAX
+
+/* The staging buffer is offered once less than so much of the payload is left, bytes. */
+#define STAGE_NEAR (64u << 10)
 
 _Static_assert(STAGE_TAIL <= sizeof(((struct tcp_channel *)0)->stage), "staging too small");
 
@@ -82,7 +85,7 @@ static ssize_t rx_once(struct tcp_channel *ch, size_t want)
 	if (!atomic_load(&ch->conn->revoked)) {
 		stage_prepare(ch, want, &ch->iov[ch->iov_nr]);
 		msg.msg_iov = &ch->iov[ch->iov_at];
-		msg.msg_iovlen = ch->iov_nr - ch->iov_at + 1;
+		msg.msg_iovlen = ch->iov_nr - ch->iov_at + (ch->payload_left < STAGE_NEAR);
 		n = recvmsg(ch->fd, &msg, MSG_DONTWAIT);
 		if (n < 0)
 			n = -errno;
