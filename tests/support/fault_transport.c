@@ -4,7 +4,7 @@
  * The fault-injecting layer.
  *
  * Each object of the inner transport is wrapped by one of ours.  A call first
- * asks fault_match() whether a rule wants to act, under the one lock; acting
+ * asks fault_net_match() whether a rule wants to act, under the one lock; acting
  * itself happens outside of it, except that a stall waits on the condition.
  *
  * A cut is an abort() of the inner connection, which the peer sees as a lost
@@ -15,32 +15,19 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "error.h"
-#include "fault_transport.h"
-#include "transport.h"
-
-#define RULES_MAX 16u
-
-struct fault_net {
-	struct transport ops; /* first: found from the table */
-	const struct transport *inner;
-	pthread_mutex_t lock; /* all below, and the flags of connections */
-	pthread_cond_t changed;
-	struct fault_rule rules[RULES_MAX];
-	unsigned seen[RULES_MAX]; /* calls that matched each rule */
-	unsigned nr_rules, fired;
-	unsigned calls[FAULT_SIDE_NR][FAULT_OP_NR];
-	bool released;
-};
+#include "fault_private.h"
 
 struct fault_listener {
 	struct transport_listener base;
 	struct fault_net *net;
 	struct transport_listener *inner;
+	unsigned peer_timeout_ms;
 };
 
 struct fault_channel {
@@ -56,6 +43,8 @@ struct fault_conn {
 	enum fault_side side;
 	/* Under net->lock.  ended is set after the inner abort(), and ends stalls. */
 	bool cut, aborted, ended; /* cut by a rule; aborted by the engine */
+	unsigned peer_timeout_ms; /* constant */
+	bool rx_stuck; /* control receiver: its messages never come */
 	struct fault_channel channels[TRANSPORT_CHANNELS_MAX];
 };
 
@@ -77,36 +66,6 @@ static int type_of(const void *msg, size_t len)
 	return len < 2 ? -2 : p[0] | p[1] << 8;
 }
 
-/*
- * Count a call and find the rule that acts on it.  @type: the message's, or
- * FAULT_ANY_TYPE for a call without one.  True with *rule (a copy).
- */
-static bool fault_match(struct fault_net *net, enum fault_side side, enum fault_op op, int type,
-			bool count, struct fault_rule *rule)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&net->lock);
-	net->calls[side][op] += count;
-	for (unsigned i = 0; i < net->nr_rules; i++) {
-		const struct fault_rule *r = &net->rules[i];
-		bool by_type = (op == FAULT_SEND || op == FAULT_RECV) && r->msg_type >= 0;
-
-		if (r->side != side || r->op != op)
-			continue;
-		if (by_type ? r->msg_type != type : !count)
-			continue;
-		net->seen[i]++;
-		if (found || (r->nth && net->seen[i] != r->nth))
-			continue;
-		*rule = *r;
-		net->fired++;
-		found = true;
-	}
-	pthread_mutex_unlock(&net->lock);
-	return found;
-}
-
 /* Abort the inner connection; *why (cut or aborted) is set first, stalls end last. */
 static void fault_end(struct fault_conn *c, bool *why)
 {
@@ -126,13 +85,37 @@ static void fault_cut(struct fault_conn *c)
 	fault_end(c, &c->cut);
 }
 
-/* Wait until the connection ends or stalls are released. */
-static void fault_stall(struct fault_conn *c)
+/*
+ * Wait until the connection ends or stalls are released: false.  True if @limit_ms
+ * (< 0: none) passed first.
+ */
+static bool fault_stall(struct fault_conn *c, int limit_ms)
 {
+	struct timespec until;
+	bool late = false;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += limit_ms / 1000;
+	until.tv_nsec += limit_ms % 1000 * 1000000l;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
 	pthread_mutex_lock(&c->net->lock);
-	while (!c->ended && !c->net->released)
-		pthread_cond_wait(&c->net->changed, &c->net->lock);
+	while (!c->ended && !c->net->released && !late) {
+		if (limit_ms < 0)
+			pthread_cond_wait(&c->net->changed, &c->net->lock);
+		else
+			late = pthread_cond_timedwait(&c->net->changed, &c->net->lock, &until);
+	}
 	pthread_mutex_unlock(&c->net->lock);
+	return late;
+}
+
+/* This process dies here and now. */
+static void fault_kill(void)
+{
+	raise(SIGKILL);
 }
 
 /* The result @rc of an inner call as the engine is to see it; see the top. */
@@ -155,19 +138,30 @@ static long fault_result(struct fault_conn *c, long rc, struct tern_error *err)
 /* What to do around a call that is about to be made. */
 struct fault_plan {
 	bool skip; /* do not make the call: return rc */
-	bool cut_after;
+	bool cut_after, kill_after;
 	bool shorten;
 	long rc;
 };
 
-/* Act before a call of @c. */
+/* A stall for as long as the contract allows. */
+static void plan_stall(struct fault_conn *c, struct fault_plan *plan, int limit_ms,
+		       struct tern_error *err)
+{
+	if (!fault_stall(c, limit_ms))
+		return;
+	plan->skip = true;
+	plan->rc = error_session(err, -ETIMEDOUT, "No byte moved for %d ms (injected fault)",
+				 limit_ms);
+}
+
+/* Act before a call of @c that may wait @limit_ms for the peer (< 0: for ever). */
 static struct fault_plan fault_before(struct fault_conn *c, enum fault_op op, int type,
-				      struct tern_error *err)
+				      int limit_ms, struct tern_error *err)
 {
 	struct fault_plan plan = { 0 };
 	struct fault_rule rule;
 
-	if (!fault_match(c->net, c->side, op, type, true, &rule))
+	if (!fault_net_match(c->net, c->side, op, type, true, &rule))
 		return plan;
 	switch (rule.action) {
 	case FAULT_ERROR:
@@ -190,7 +184,13 @@ static struct fault_plan fault_before(struct fault_conn *c, enum fault_op op, in
 		plan.skip = true;
 		break;
 	case FAULT_STALL:
-		fault_stall(c);
+		plan_stall(c, &plan, limit_ms, err);
+		break;
+	case FAULT_KILL:
+		fault_kill();
+		break;
+	case FAULT_KILL_AFTER:
+		plan.kill_after = true;
 		break;
 	}
 	return plan;
@@ -200,6 +200,8 @@ static struct fault_plan fault_before(struct fault_conn *c, enum fault_op op, in
 static long fault_after(struct fault_conn *c, const struct fault_plan *plan, long rc,
 			struct tern_error *err)
 {
+	if (plan->kill_after)
+		fault_kill();
 	if (plan->cut_after)
 		fault_cut(c);
 	return fault_result(c, rc, err);
@@ -207,7 +209,7 @@ static long fault_after(struct fault_conn *c, const struct fault_plan *plan, lon
 
 /* Wrap connection @inner.  0 or -ENOMEM, having closed it. */
 static int wrap_conn(struct fault_net *net, struct transport_conn *inner, enum fault_side side,
-		     struct transport_conn **out, struct tern_error *err)
+		     unsigned peer_timeout_ms, struct transport_conn **out, struct tern_error *err)
 {
 	struct fault_conn *c = calloc(1, sizeof(*c));
 
@@ -220,17 +222,19 @@ static int wrap_conn(struct fault_net *net, struct transport_conn *inner, enum f
 	c->net = net;
 	c->inner = inner;
 	c->side = side;
+	c->peer_timeout_ms = peer_timeout_ms;
 	*out = &c->base;
 	return 0;
 }
 
 /* connect() or accept() done: a rule may spoil it.  There is no link to stall or cut before. */
 static int fault_new_conn(struct fault_net *net, struct transport_conn *inner, enum fault_side side,
-			  struct transport_conn **out, struct tern_error *err)
+			  unsigned peer_timeout_ms, struct transport_conn **out,
+			  struct tern_error *err)
 {
 	struct fault_rule rule = { 0 };
-	bool hit = fault_match(net, side, side == FAULT_SOURCE ? FAULT_CONNECT : FAULT_ACCEPT,
-			       FAULT_ANY_TYPE, true, &rule);
+	bool hit = fault_net_match(net, side, side == FAULT_SOURCE ? FAULT_CONNECT : FAULT_ACCEPT,
+				   FAULT_ANY_TYPE, true, &rule);
 	int rc;
 
 	if (hit && rule.action == FAULT_ERROR) {
@@ -239,7 +243,7 @@ static int fault_new_conn(struct fault_net *net, struct transport_conn *inner, e
 	}
 	if (hit && rule.action == FAULT_DELAY)
 		(void)poll(NULL, 0, (int)rule.delay_ms);
-	rc = wrap_conn(net, inner, side, out, err);
+	rc = wrap_conn(net, inner, side, peer_timeout_ms, out, err);
 	if (!rc && hit && (rule.action == FAULT_CUT || rule.action == FAULT_CUT_AFTER))
 		fault_cut(to_fault_conn(*out));
 	return rc;
@@ -262,6 +266,7 @@ static int fault_listen(const struct transport *ops, const struct transport_env 
 	}
 	l->base.ops = ops;
 	l->net = net;
+	l->peer_timeout_ms = env->peer_timeout_ms;
 	*out = &l->base;
 	return 0;
 }
@@ -280,7 +285,8 @@ static int fault_accept(struct transport_listener *base, int timeout_ms,
 	struct transport_conn *inner;
 	int rc = l->net->inner->accept(l->inner, timeout_ms, &inner, err);
 
-	return rc ? rc : fault_new_conn(l->net, inner, FAULT_DESTINATION, out, err);
+	return rc ? rc
+		  : fault_new_conn(l->net, inner, FAULT_DESTINATION, l->peer_timeout_ms, out, err);
 }
 
 static void fault_listener_stop(struct transport_listener *base)
@@ -306,7 +312,7 @@ static int fault_connect(const struct transport *ops, const struct transport_env
 	struct transport_conn *inner;
 	int rc = net->inner->connect(net->inner, env, uri, session_id, cancel_fd, &inner, err);
 
-	return rc ? rc : fault_new_conn(net, inner, FAULT_SOURCE, out, err);
+	return rc ? rc : fault_new_conn(net, inner, FAULT_SOURCE, env->peer_timeout_ms, out, err);
 }
 
 static int fault_expose(struct transport_conn *conn, const struct transport_memory *mem,
@@ -322,7 +328,8 @@ static int fault_open_channels(struct transport_conn *conn, unsigned nr,
 {
 	struct fault_conn *c = to_fault_conn(conn);
 	struct transport_channel *inner[TRANSPORT_CHANNELS_MAX];
-	struct fault_plan plan = fault_before(c, FAULT_OPEN_CHANNELS, FAULT_ANY_TYPE, err);
+	struct fault_plan plan =
+		fault_before(c, FAULT_OPEN_CHANNELS, FAULT_ANY_TYPE, (int)c->peer_timeout_ms, err);
 	int rc = plan.skip ? (int)plan.rc : c->net->inner->open_channels(c->inner, nr, inner, err);
 
 	for (unsigned i = 0; !rc && i < nr; i++) {
@@ -339,7 +346,7 @@ static int fault_send(struct transport_conn *conn, const void *msg, size_t len, 
 		      struct tern_error *err)
 {
 	struct fault_conn *c = to_fault_conn(conn);
-	struct fault_plan plan = fault_before(c, FAULT_SEND, type_of(msg, len), err);
+	struct fault_plan plan = fault_before(c, FAULT_SEND, type_of(msg, len), timeout_ms, err);
 
 	if (plan.skip)
 		return (int)plan.rc;
@@ -347,39 +354,92 @@ static int fault_send(struct transport_conn *conn, const void *msg, size_t len, 
 				err);
 }
 
+/* What a rule does to a message that has arrived. */
+enum fate {
+	FATE_GIVE, /* to the engine */
+	FATE_DROP, /* and wait for the next */
+	FATE_FAIL, /* -EIO */
+	FATE_NEVER, /* nothing will arrive any more */
+};
+
+/* Act on an arrived message of @type; recv() may wait @timeout_ms. */
+static enum fate fault_arrived(struct fault_conn *c, int type, int timeout_ms,
+			       struct fault_plan *plan)
+{
+	struct fault_rule rule;
+
+	if (!fault_net_match(c->net, c->side, FAULT_RECV, type, false, &rule))
+		return FATE_GIVE;
+	switch (rule.action) {
+	case FAULT_ERROR:
+		return FATE_FAIL;
+	case FAULT_CUT:
+		fault_cut(c); /* the message is lost: the next recv() fails */
+		return FATE_DROP;
+	case FAULT_SWALLOW:
+		return FATE_DROP;
+	case FAULT_STALL:
+		c->rx_stuck = fault_stall(c, timeout_ms);
+		return c->rx_stuck ? FATE_NEVER : FATE_GIVE;
+	case FAULT_KILL:
+		fault_kill();
+		break;
+	case FAULT_CUT_AFTER:
+		plan->cut_after = true;
+		break;
+	case FAULT_DELAY:
+		(void)poll(NULL, 0, (int)rule.delay_ms);
+		break;
+	default:
+		break;
+	}
+	return FATE_GIVE;
+}
+
+/* The result of a recv() to which nothing comes. */
+static long never_came(int timeout_ms, struct tern_error *err)
+{
+	return error_session(err, -ETIMEDOUT, "No control message came within %d ms", timeout_ms);
+}
+
 static long fault_recv(struct transport_conn *conn, void *buf, size_t cap, int timeout_ms,
 		       struct tern_error *err)
 {
 	struct fault_conn *c = to_fault_conn(conn);
-	struct fault_plan plan = fault_before(c, FAULT_RECV, -2, err);
-	struct fault_rule rule;
+	struct fault_plan plan = fault_before(c, FAULT_RECV, -2, timeout_ms, err);
 	long n;
 
 	if (plan.skip && plan.rc)
 		return plan.rc;
+	if (c->rx_stuck && fault_stall(c, timeout_ms))
+		return never_came(timeout_ms, err);
 	for (;;) {
+		enum fate fate;
+
 		n = c->net->inner->recv(c->inner, buf, cap, timeout_ms, err);
-		if (n > 0 && plan.skip) { /* this one is swallowed */
+		if (n <= 0)
+			break;
+		if (plan.skip) { /* this one is swallowed */
 			plan.skip = false;
 			continue;
 		}
-		if (n <= 0 || !fault_match(c->net, c->side, FAULT_RECV, type_of(buf, (size_t)n),
-					   false, &rule))
-			break;
-		if (rule.action == FAULT_ERROR)
+		fate = fault_arrived(c, type_of(buf, (size_t)n), timeout_ms, &plan);
+		if (fate == FATE_FAIL)
 			return error_session(err, -EIO, "The call failed (injected fault)");
-		if (rule.action == FAULT_CUT)
-			fault_cut(c); /* the message is lost: the next recv() fails */
-		else if (rule.action == FAULT_CUT_AFTER)
-			plan.cut_after = true;
-		else if (rule.action == FAULT_STALL)
-			fault_stall(c);
-		else if (rule.action == FAULT_DELAY)
-			(void)poll(NULL, 0, (int)rule.delay_ms);
-		if (rule.action != FAULT_CUT && rule.action != FAULT_SWALLOW)
+		if (fate == FATE_NEVER)
+			return never_came(timeout_ms, err);
+		if (fate == FATE_GIVE)
 			break;
 	}
+	if (n > 0)
+		fault_net_arrived(c->net, c->side, type_of(buf, (size_t)n));
 	return fault_after(c, &plan, n, err);
+}
+
+/* How long a write, notify or fence may wait while nothing moves, ms. */
+static int channel_limit_ms(const struct fault_channel *ch)
+{
+	return 3 * (int)ch->conn->peer_timeout_ms;
 }
 
 /* The first half of the bytes of a write, then the cut. */
@@ -406,7 +466,8 @@ static int fault_write(struct transport_channel *base, const struct transport_ra
 		       unsigned nr, struct tern_error *err)
 {
 	struct fault_channel *ch = to_fault_channel(base);
-	struct fault_plan plan = fault_before(ch->conn, FAULT_WRITE, FAULT_ANY_TYPE, err);
+	struct fault_plan plan =
+		fault_before(ch->conn, FAULT_WRITE, FAULT_ANY_TYPE, channel_limit_ms(ch), err);
 
 	if (plan.skip)
 		return (int)plan.rc;
@@ -420,7 +481,8 @@ static int fault_notify(struct transport_channel *base, const void *msg, size_t 
 			struct tern_error *err)
 {
 	struct fault_channel *ch = to_fault_channel(base);
-	struct fault_plan plan = fault_before(ch->conn, FAULT_NOTIFY, FAULT_ANY_TYPE, err);
+	struct fault_plan plan =
+		fault_before(ch->conn, FAULT_NOTIFY, FAULT_ANY_TYPE, channel_limit_ms(ch), err);
 
 	if (plan.skip)
 		return (int)plan.rc;
@@ -431,7 +493,8 @@ static int fault_notify(struct transport_channel *base, const void *msg, size_t 
 static int fault_fence(struct transport_channel *base, struct tern_error *err)
 {
 	struct fault_channel *ch = to_fault_channel(base);
-	struct fault_plan plan = fault_before(ch->conn, FAULT_FENCE, FAULT_ANY_TYPE, err);
+	struct fault_plan plan =
+		fault_before(ch->conn, FAULT_FENCE, FAULT_ANY_TYPE, channel_limit_ms(ch), err);
 
 	if (plan.skip)
 		return (int)plan.rc;
@@ -441,7 +504,7 @@ static int fault_fence(struct transport_channel *base, struct tern_error *err)
 static long fault_serve(struct transport_channel *base, void *buf, struct tern_error *err)
 {
 	struct fault_channel *ch = to_fault_channel(base);
-	struct fault_plan plan = fault_before(ch->conn, FAULT_SERVE, FAULT_ANY_TYPE, err);
+	struct fault_plan plan = fault_before(ch->conn, FAULT_SERVE, FAULT_ANY_TYPE, -1, err);
 
 	if (plan.skip && plan.rc)
 		return plan.rc;
@@ -478,7 +541,7 @@ static void fault_channel_stats(const struct transport_channel *base,
 	ch->conn->net->inner->channel_stats(ch->inner, out);
 }
 
-static const struct transport fault_ops = {
+const struct transport fault_transport_ops = {
 	.listen = fault_listen,
 	.listener_uri = fault_listener_uri,
 	.accept = fault_accept,
@@ -498,72 +561,3 @@ static const struct transport fault_ops = {
 	.close = fault_close,
 	.channel_stats = fault_channel_stats,
 };
-
-struct fault_net *fault_net_new(const struct transport *inner)
-{
-	struct fault_net *net = calloc(1, sizeof(*net));
-
-	if (!net)
-		return NULL;
-	net->ops = fault_ops;
-	net->ops.name = inner->name;
-	net->inner = inner;
-	pthread_mutex_init(&net->lock, NULL);
-	pthread_cond_init(&net->changed, NULL);
-	return net;
-}
-
-void fault_net_delete(struct fault_net *net)
-{
-	if (!net)
-		return;
-	pthread_cond_destroy(&net->changed);
-	pthread_mutex_destroy(&net->lock);
-	free(net);
-}
-
-const struct transport *fault_net_transport(struct fault_net *net)
-{
-	return &net->ops;
-}
-
-int fault_net_add(struct fault_net *net, const struct fault_rule *rule)
-{
-	int rc = -ENOSPC;
-
-	pthread_mutex_lock(&net->lock);
-	if (net->nr_rules < RULES_MAX) {
-		net->rules[net->nr_rules++] = *rule;
-		rc = 0;
-	}
-	pthread_mutex_unlock(&net->lock);
-	return rc;
-}
-
-void fault_net_release(struct fault_net *net)
-{
-	pthread_mutex_lock(&net->lock);
-	net->released = true;
-	pthread_cond_broadcast(&net->changed);
-	pthread_mutex_unlock(&net->lock);
-}
-
-unsigned fault_net_calls(struct fault_net *net, enum fault_side side, enum fault_op op)
-{
-	unsigned n;
-
-	pthread_mutex_lock(&net->lock);
-	n = net->calls[side][op];
-	pthread_mutex_unlock(&net->lock);
-	return n;
-}
-
-unsigned fault_net_fired(struct fault_net *net)
-{
-	unsigned n;
-
-	pthread_mutex_lock(&net->lock);
-	n = net->fired;
-	pthread_mutex_unlock(&net->lock);
-	return n;
-}

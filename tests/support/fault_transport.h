@@ -46,8 +46,17 @@ enum fault_action {
 	FAULT_DELAY, /* the call is made after delay_ms */
 	FAULT_SHORT, /* write: the first half of the bytes, then the link is dead */
 	FAULT_SWALLOW, /* send, recv: as if the message had been lost */
-	FAULT_STALL, /* the call waits until abort(), a cut, or fault_net_release() */
+	FAULT_STALL, /* the call waits; see below */
+	FAULT_KILL, /* this process dies at once, without the call */
+	FAULT_KILL_AFTER, /* the call is made, then this process dies */
 };
+
+/*
+ * A stalled call waits until abort(), a cut, or fault_net_release(), but no longer
+ * than the contract of struct transport lets such a call wait for a peer that does
+ * not go on; then it fails with -ETIMEDOUT.  serve() alone waits without limit.  A
+ * recv() stalled by type goes on so in later calls: the message never comes.
+ */
 
 #define FAULT_ANY_TYPE (-1)
 
@@ -82,6 +91,13 @@ void fault_net_release(struct fault_net *net);
 
 /* fault_net_calls - calls of @op on @side so far.  Any thread. */
 unsigned fault_net_calls(struct fault_net *net, enum fault_side side, enum fault_op op);
+
+/*
+ * fault_net_messages - control messages of @type (below 32) that the engine of @side
+ * handed to send(), whatever became of them, or was given by recv().  Any thread.
+ */
+unsigned fault_net_messages(struct fault_net *net, enum fault_side side, enum fault_op op,
+			    unsigned type);
 
 /* fault_net_fired - how often a rule has acted.  Any thread. */
 unsigned fault_net_fired(struct fault_net *net);
