@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The judgement does not look at which fault was injected, only at what passed the
+ * fault layer and what became of both sides:
+ *
+ *	GO handed to send()  STARTED given by recv()   then
+ *	no                   -                         the source runs on, the
+ *	                                               destination never ran
+ *	yes                  no                        the source stays paused and says
+ *	                                               so; the destination runs if it
+ *	                                               was given GO
+ *	yes                  yes                       completed on both sides
+ *
+ * In all cases: never both, both end in bounded time, with a sentence that says
+ * what happened; and a destination that runs has the source's RAM.
+ *
+ * A destination whose handshake failed goes on listening.  Then a second attempt,
+ * without a fault, has to complete.
+ */
+#define _GNU_SOURCE
+#include "scene.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "loop.h"
+#include "monitor.h"
+#include "session.h"
+#include "uri.h"
+#include "wire.h"
+
+#define CROWD_WIDTH 6u
+
+/* 66 regions: two REGIONS messages.  20000 bytes of device state: three STATE messages. */
+#define NR_REGIONS 66u
+#define STATE_BYTES 20000u
+
+void scene_problem(struct scene *sc, const char *fmt, ...)
+{
+	size_t used = strlen(sc->problems);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(sc->problems + used, SCENE_PROBLEMS_MAX - used, fmt, ap);
+	va_end(ap);
+	used = strlen(sc->problems);
+	snprintf(sc->problems + used, SCENE_PROBLEMS_MAX - used, "; ");
+}
+
+static void on_event(void *opaque, const struct tern_event *e)
+{
+	struct scene *sc = opaque;
+
+	if (e->type == TERN_EVENT_STRANGER)
+		atomic_fetch_add(&sc->strangers, 1);
+}
+
+static void cancel_in_save(void *opaque)
+{
+	struct scene *sc = opaque;
+
+	tern_session_cancel(sc->s);
+}
+
+/* What the plot asks of the callbacks. */
+static void apply_plot(struct scene *sc)
+{
+	switch (sc->plot) {
+	case SCENE_PLAIN:
+		break;
+	case SCENE_SOURCE_CANCELS:
+		sc->src.on_save = cancel_in_save;
+		sc->src.hook_opaque = sc;
+		break;
+	case SCENE_SAVE_FAILS:
+		sc->src.fail_save = -ENXIO;
+		break;
+	case SCENE_LOAD_FAILS:
+		sc->dst.fail_load = -ENXIO;
+		break;
+	case SCENE_RESUME_FAILS:
+		sc->dst.fail_resume = -ENXIO;
+		break;
+	}
+}
+
+/* A session over the fault layer. */
+static struct tern_session *new_session(struct scene *sc, struct testvm *vm, enum tern_role role)
+{
+	struct tern_session *s = testvm_session(vm, role);
+
+	session_use_transport(s, fault_net_transport(sc->net));
+	tern_session_set(s, TERN_PARAM_CHANNELS, 2);
+	tern_session_set(s, TERN_PARAM_STRIPE_BYTES, 1 << 20);
+	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, SCENE_PEER_TIMEOUT_MS);
+	return s;
+}
+
+/* The layer over the lane's transport, and where to listen. */
+static void open_lane(struct scene *sc, const char *lane)
+{
+	static atomic_uint paths;
+	const struct transport *ops;
+	struct tern_error err = { 0 };
+	struct uri uri;
+
+	if (strcmp(lane, "tcp") == 0)
+		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "tcp:127.0.0.1:0");
+	else
+		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "unix:/tmp/tern-scene-%d-%u",
+			 (int)getpid(), atomic_fetch_add(&paths, 1));
+	if (strcmp(lane, "loop") == 0) {
+		sc->loop = loop_net_new();
+		ops = loop_net_transport(sc->loop);
+	} else if (uri_parse(sc->listen_uri, &uri, &err) || transport_find(&uri, &ops, &err)) {
+		fprintf(stderr, "%s\n", err.message);
+		abort();
+	}
+	sc->net = fault_net_new(ops);
+}
+
+void scene_open(struct scene *sc, const char *lane, enum scene_plot plot, char *problems)
+{
+	uint64_t pages[NR_REGIONS] = { 1024 };
+
+	for (unsigned i = 1; i < NR_REGIONS; i++)
+		pages[i] = 1;
+	memset(sc, 0, sizeof(*sc));
+	sc->problems = problems;
+	problems[0] = 0;
+	sc->plot = plot;
+	open_lane(sc, lane);
+	testvm_init(&sc->src, &sc->pair, TESTVM_ANON, NR_REGIONS, pages);
+	testvm_init(&sc->dst, &sc->pair, TESTVM_ANON, NR_REGIONS, pages);
+	testvm_fill(&sc->src, 1, 77);
+	sc->src.working_set = 128;
+	sc->src.pause_us = 100;
+	sc->src.state_bytes = sc->dst.state_bytes = STATE_BYTES;
+	apply_plot(sc);
+	sc->s = new_session(sc, &sc->src, TERN_SOURCE);
+	sc->d = new_session(sc, &sc->dst, TERN_DESTINATION);
+	tern_session_set_event_handler(sc->d, on_event, sc);
+}
+
+void scene_close(struct scene *sc)
+{
+	tern_session_delete(&sc->s);
+	tern_session_delete(&sc->d);
+	testvm_fini(&sc->src);
+	testvm_fini(&sc->dst);
+	fault_net_delete(sc->net);
+	loop_net_delete(sc->loop);
+}
+
+/* Wait for @s to end; a session that does not is a problem, and the end of the process. */
+static void must_end(struct scene *sc, struct tern_session *s, const char *who)
+{
+	uint64_t until = deadline_ns(SCENE_BOUND_MS);
+
+	/* -ETIMEDOUT may also be the error of a session that ended. */
+	if (tern_session_wait(s, SCENE_BOUND_MS) != -ETIMEDOUT || now_ns() < until)
+		return;
+	fprintf(stderr, "%s: state %s: does not end (%s)\n", who,
+		tern_state_name(tern_session_state(s)), sc->problems);
+	abort();
+}
+
+/* Connect a source and wait for its end. */
+static void attempt(struct scene *sc)
+{
+	char uri[320];
+
+	tern_session_uri(sc->d, uri, sizeof(uri));
+	if (tern_session_connect(sc->s, uri))
+		scene_problem(sc, "connect() failed");
+	must_end(sc, sc->s, "source");
+}
+
+/*
+ * The source has ended.  True if the destination went on listening, and has
+ * dismissed the candidate; false if it has ended.
+ */
+static bool still_listening(struct scene *sc)
+{
+	uint64_t until = deadline_ns(3 * SCENE_PEER_TIMEOUT_MS);
+
+	while (tern_session_state(sc->d) == TERN_STATE_SETUP) {
+		if (atomic_load(&sc->strangers) || now_ns() > until)
+			return true;
+		usleep(2000);
+	}
+	must_end(sc, sc->d, "destination");
+	return false;
+}
+
+/* Does the error of @s say what happened? */
+static void judge_error(struct scene *sc, struct tern_session *s, const char *who)
+{
+	static const char *const apt[] = {
+		"cut",   "closed",    "silent",  "sequence number", "did not arrive",
+		"says:", "injected",  "aborted", "cancelled",       "could not",
+		"lost",  "no answer", "in time", "expected",        "no control message",
+		"reset", "is gone",
+	};
+	struct tern_error e;
+	bool found = false;
+
+	tern_session_error(s, &e);
+	for (size_t i = 0; i < sizeof(apt) / sizeof(apt[0]); i++)
+		found |= strcasestr(e.message, apt[i]) != NULL;
+	if (!e.code || !found)
+		scene_problem(sc, "%s has the error %d '%s'", who, e.code, e.message);
+	if (tern_session_state(s) == TERN_STATE_COMPLETED)
+		scene_problem(sc, "%s completed", who);
+}
+
+/* GO was not sent: invariant 7. */
+static void judge_source_runs(struct scene *sc, bool d_ended)
+{
+	if (tern_session_outcome(sc->s) != TERN_OUTCOME_SOURCE)
+		scene_problem(sc, "before GO the outcome is %s",
+			      tern_outcome_name(tern_session_outcome(sc->s)));
+	if (!sc->src.is_running || sc->src.resumes != sc->src.pauses)
+		scene_problem(sc, "the source does not run on (%d pauses, %d resumes)",
+			      sc->src.pauses, sc->src.resumes);
+	if (sc->dst.is_running || sc->dst.resumes)
+		scene_problem(sc, "the destination ran without GO");
+	judge_error(sc, sc->s, "source");
+	if (!d_ended)
+		return;
+	if (tern_session_outcome(sc->d) != TERN_OUTCOME_SOURCE)
+		scene_problem(sc, "the destination's outcome is %s",
+			      tern_outcome_name(tern_session_outcome(sc->d)));
+	judge_error(sc, sc->d, "destination");
+}
+
+/* The destination runs: it must know it, and have the same RAM. */
+static void judge_destination_runs(struct scene *sc)
+{
+	if (tern_session_outcome(sc->d) != TERN_OUTCOME_DESTINATION)
+		scene_problem(sc, "the running destination's outcome is %s",
+			      tern_outcome_name(tern_session_outcome(sc->d)));
+	if (!sc->dst.is_running || !sc->dst.state_was_good)
+		scene_problem(sc, "the destination does not run, or its state is bad");
+	testvm_stop(&sc->dst);
+	if (!sc->src.is_running && !testvm_equal(&sc->src, &sc->dst))
+		scene_problem(sc, "RAM differs");
+}
+
+/* GO was sent and no STARTED came: invariant 1. */
+static void judge_unknown(struct scene *sc, bool go_arrived)
+{
+	enum tern_outcome outcome = tern_session_outcome(sc->s);
+	bool d_runs = go_arrived && sc->plot != SCENE_RESUME_FAILS;
+	const char *text = outcome == TERN_OUTCOME_UNKNOWN ? "outcome unknown: GO was sent"
+							   : "may be resumed here";
+	struct tern_error e;
+
+	tern_session_error(sc->s, &e);
+	if (outcome != TERN_OUTCOME_UNKNOWN && outcome != TERN_OUTCOME_NEITHER)
+		scene_problem(sc, "after GO the outcome is %s", tern_outcome_name(outcome));
+	if (!strstr(e.message, text))
+		scene_problem(sc, "the source says '%s'", e.message);
+	if (sc->src.resumes || sc->src.is_running)
+		scene_problem(sc, "the source resumed after GO");
+	if (sc->dst.is_running != d_runs)
+		scene_problem(sc, "GO %s, and the destination %s",
+			      go_arrived ? "arrived" : "was lost",
+			      sc->dst.is_running ? "runs" : "does not run");
+	if (outcome == TERN_OUTCOME_NEITHER && sc->dst.is_running)
+		scene_problem(sc, "neither side runs, says the source, but one does");
+	if (d_runs)
+		judge_destination_runs(sc);
+	else
+		judge_error(sc, sc->d, "destination");
+}
+
+bool scene_completed(const struct scene *sc)
+{
+	return tern_session_state(sc->s) == TERN_STATE_COMPLETED &&
+	       tern_session_state(sc->d) == TERN_STATE_COMPLETED;
+}
+
+static void judge_completed(struct scene *sc)
+{
+	if (!scene_completed(sc)) {
+		struct tern_error s, d;
+
+		tern_session_error(sc->s, &s);
+		tern_session_error(sc->d, &d);
+		scene_problem(sc, "not completed: source '%s', destination '%s'", s.message,
+			      d.message);
+	} else if (sc->src.is_running) {
+		scene_problem(sc, "the source runs after completion");
+	} else {
+		judge_destination_runs(sc);
+	}
+}
+
+/* The second attempt, without a fault. */
+static void try_again(struct scene *sc)
+{
+	struct tern_session *first = sc->s;
+
+	sc->s = new_session(sc, &sc->src, TERN_SOURCE);
+	tern_session_delete(&first);
+	attempt(sc);
+	must_end(sc, sc->d, "destination");
+	judge_completed(sc);
+}
+
+void scene_play(struct scene *sc)
+{
+	if (tern_session_listen(sc->d, sc->listen_uri)) {
+		scene_problem(sc, "listen() failed");
+		return;
+	}
+	testvm_start(&sc->src);
+	attempt(sc);
+
+	bool listening = still_listening(sc);
+	bool go = fault_net_messages(sc->net, FAULT_SOURCE, FAULT_SEND, WIRE_GO);
+	bool go_arrived = fault_net_messages(sc->net, FAULT_DESTINATION, FAULT_RECV, WIRE_GO);
+
+	if (!go)
+		judge_source_runs(sc, !listening);
+	else if (listening)
+		scene_problem(sc, "the destination listens after GO");
+	else if (fault_net_messages(sc->net, FAULT_SOURCE, FAULT_RECV, WIRE_STARTED))
+		judge_completed(sc);
+	else
+		judge_unknown(sc, go_arrived);
+	if (listening)
+		try_again(sc);
+	if (atomic_load(&sc->pair.both_ran))
+		scene_problem(sc, "BOTH SIDES RAN");
+}
+
+struct crowd {
+	atomic_uint next;
+	unsigned nr;
+	void (*fn)(void *opaque, unsigned i);
+	void *opaque;
+};
+
+static void *crowd_main(void *arg)
+{
+	struct crowd *c = arg;
+	unsigned i;
+
+	while ((i = atomic_fetch_add(&c->next, 1)) < c->nr)
+		c->fn(c->opaque, i);
+	return NULL;
+}
+
+void scene_crowd(unsigned nr, void (*fn)(void *opaque, unsigned i), void *opaque)
+{
+	struct crowd c = { .nr = nr, .fn = fn, .opaque = opaque };
+	pthread_t threads[CROWD_WIDTH];
+
+	for (unsigned i = 0; i < CROWD_WIDTH; i++)
+		if (pthread_create(&threads[i], NULL, crowd_main, &c))
+			abort();
+	for (unsigned i = 0; i < CROWD_WIDTH; i++)
+		pthread_join(threads[i], NULL);
+}

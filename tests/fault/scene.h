@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_TESTS_FAULT_SCENE_H
+#define TERN_TESTS_FAULT_SCENE_H
+
+/*
+ * One migration of a live guest in which something goes wrong, and the judgement
+ * whether both sides did what the invariants ask of them, whatever it was.
+ *
+ * Scenes are independent of each other, so many run at once (scene_crowd()): most
+ * of their time is spent waiting for timeouts.  A scene never asserts; it writes
+ * down its problems, and the test looks at them when all have ended.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fault_transport.h"
+#include "testvm.h"
+
+/* Sanitizers make everything slow; a peer must not seem lost because of that. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define SCENE_PEER_TIMEOUT_MS 1500u
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define SCENE_PEER_TIMEOUT_MS 1500u
+#endif
+#endif
+#ifndef SCENE_PEER_TIMEOUT_MS
+#define SCENE_PEER_TIMEOUT_MS 400u
+#endif
+
+/* A session that has not ended after this hangs. */
+#define SCENE_BOUND_MS ((int)(20 * SCENE_PEER_TIMEOUT_MS + 20000))
+
+#define SCENE_PROBLEMS_MAX 1024
+
+/* What else goes on in the scene. */
+enum scene_plot {
+	SCENE_PLAIN,
+	SCENE_SOURCE_CANCELS, /* inside save() */
+	SCENE_SAVE_FAILS,
+	SCENE_LOAD_FAILS,
+	SCENE_RESUME_FAILS, /* the destination's */
+};
+
+struct loop_net;
+
+struct scene {
+	struct testvm_pair pair;
+	struct testvm src, dst;
+	struct tern_session *s, *d;
+	struct loop_net *loop; /* or NULL */
+	struct fault_net *net;
+	enum scene_plot plot;
+	char listen_uri[64];
+	atomic_uint strangers;
+	char *problems; /* SCENE_PROBLEMS_MAX bytes; "" while all is well */
+};
+
+/*
+ * scene_open - set up guests and sessions over @lane ("loop", "tcp", "unix").
+ *
+ * @problems: the caller's buffer, cleared.  Setup failures end the process.
+ */
+void scene_open(struct scene *sc, const char *lane, enum scene_plot plot, char *problems);
+
+/* scene_play - migrate, wait until both sides have ended, judge. */
+void scene_play(struct scene *sc);
+
+/* scene_close - free everything. */
+void scene_close(struct scene *sc);
+
+/* scene_problem - note a problem. */
+void scene_problem(struct scene *sc, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* scene_completed - did the first or the second attempt complete on both sides? */
+bool scene_completed(const struct scene *sc);
+
+/* scene_crowd - call fn(opaque, 0 … nr - 1), several at a time, and wait for all. */
+void scene_crowd(unsigned nr, void (*fn)(void *opaque, unsigned i), void *opaque);
+
+#endif
