@@ -67,11 +67,24 @@ static void cancel_in_save(void *opaque)
 	tern_session_cancel(sc->s);
 }
 
+/* After the first round: pages of one region each become zero, for both channels. */
+static void zero_some(void *opaque, const struct tern_event *e)
+{
+	struct scene *sc = opaque;
+
+	if (e->type != TERN_EVENT_ROUND || sc->zeroed)
+		return;
+	sc->zeroed = true;
+	for (unsigned i = 1; i < sc->src.nr_regions; i += 2)
+		memset(sc->src.ram[i], 0, TERN_PAGE_SIZE);
+}
+
 /* What the plot asks of the callbacks. */
 static void apply_plot(struct scene *sc)
 {
 	switch (sc->plot) {
 	case SCENE_PLAIN:
+	case SCENE_ZEROS:
 		break;
 	case SCENE_SOURCE_CANCELS:
 		sc->src.on_save = cancel_in_save;
@@ -98,6 +111,8 @@ static struct tern_session *new_session(struct scene *sc, struct testvm *vm, enu
 	tern_session_set(s, TERN_PARAM_CHANNELS, 2);
 	tern_session_set(s, TERN_PARAM_STRIPE_BYTES, 1 << 20);
 	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, SCENE_PEER_TIMEOUT_MS);
+	if (role == TERN_SOURCE && sc->plot == SCENE_ZEROS)
+		tern_session_set_event_handler(s, zero_some, sc);
 	return s;
 }
 
@@ -202,10 +217,10 @@ static bool still_listening(struct scene *sc)
 static void judge_error(struct scene *sc, struct tern_session *s, const char *who)
 {
 	static const char *const apt[] = {
-		"cut",   "closed",    "silent",  "sequence number", "did not arrive",
-		"says:", "injected",  "aborted", "cancelled",       "could not",
-		"lost",  "no answer", "in time", "expected",        "no control message",
-		"reset", "is gone",
+		"cut",        "closed",        "silent",  "sequence number", "did not arrive",
+		"says:",      "injected",      "aborted", "cancelled",       "could not",
+		"lost",       "no answer",     "in time", "expected",        "no control message",
+		"handles no", "no byte moved", "reset",   "is gone",
 	};
 	struct tern_error e;
 	bool found = false;

@@ -39,6 +39,7 @@
 /* What else goes on in the scene. */
 enum scene_plot {
 	SCENE_PLAIN,
+	SCENE_ZEROS, /* some pages become zero while it runs: notifies */
 	SCENE_SOURCE_CANCELS, /* inside save() */
 	SCENE_SAVE_FAILS,
 	SCENE_LOAD_FAILS,
@@ -51,6 +52,7 @@ struct scene {
 	struct testvm_pair pair;
 	struct testvm src, dst;
 	struct tern_session *s, *d;
+	bool zeroed;
 	struct loop_net *loop; /* or NULL */
 	struct fault_net *net;
 	enum scene_plot plot;

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Run once per fault point: the n-th call of each kind that the engine makes to its
+ * transport goes wrong, for n = 1, 2, 3, … until a migration completes without having
+ * met the fault.  What must hold is judged by scene.c.
+ *
+ *	test_calls LANE [FILTER]
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+
+#include "scene.h"
+
+/* No migration of these tests makes so many calls of one kind. */
+#define CALLS_MAX 60u
+
+struct point {
+	const char *name;
+	enum fault_side side;
+	enum fault_op op;
+	enum fault_action action;
+	unsigned at_least; /* calls that every migration makes */
+};
+
+static const struct point points[] = {
+	{ "connect_fails", FAULT_SOURCE, FAULT_CONNECT, FAULT_ERROR, 1 },
+	{ "connect_then_cut", FAULT_SOURCE, FAULT_CONNECT, FAULT_CUT, 1 },
+	{ "accept_fails", FAULT_DESTINATION, FAULT_ACCEPT, FAULT_ERROR, 1 },
+	{ "accept_then_cut", FAULT_DESTINATION, FAULT_ACCEPT, FAULT_CUT, 1 },
+	{ "open_channels_fails_at_source", FAULT_SOURCE, FAULT_OPEN_CHANNELS, FAULT_ERROR, 1 },
+	{ "cut_before_open_channels_at_source", FAULT_SOURCE, FAULT_OPEN_CHANNELS, FAULT_CUT, 1 },
+	{ "open_channels_then_cut_at_source", FAULT_SOURCE, FAULT_OPEN_CHANNELS, FAULT_CUT_AFTER,
+	  1 },
+	{ "open_channels_stalls_at_source", FAULT_SOURCE, FAULT_OPEN_CHANNELS, FAULT_STALL, 1 },
+	{ "open_channels_fails_at_destination", FAULT_DESTINATION, FAULT_OPEN_CHANNELS, FAULT_ERROR,
+	  1 },
+	{ "cut_before_open_channels_at_destination", FAULT_DESTINATION, FAULT_OPEN_CHANNELS,
+	  FAULT_CUT, 1 },
+	{ "open_channels_then_cut_at_destination", FAULT_DESTINATION, FAULT_OPEN_CHANNELS,
+	  FAULT_CUT_AFTER, 1 },
+	{ "open_channels_stalls_at_destination", FAULT_DESTINATION, FAULT_OPEN_CHANNELS,
+	  FAULT_STALL, 1 },
+	{ "write_fails", FAULT_SOURCE, FAULT_WRITE, FAULT_ERROR, 2 },
+	{ "cut_before_write", FAULT_SOURCE, FAULT_WRITE, FAULT_CUT, 2 },
+	{ "cut_after_write", FAULT_SOURCE, FAULT_WRITE, FAULT_CUT_AFTER, 2 },
+	{ "write_is_cut_short", FAULT_SOURCE, FAULT_WRITE, FAULT_SHORT, 2 },
+	{ "write_stalls", FAULT_SOURCE, FAULT_WRITE, FAULT_STALL, 2 },
+	{ "notify_fails", FAULT_SOURCE, FAULT_NOTIFY, FAULT_ERROR, 1 },
+	{ "cut_before_notify", FAULT_SOURCE, FAULT_NOTIFY, FAULT_CUT, 1 },
+	{ "cut_after_notify", FAULT_SOURCE, FAULT_NOTIFY, FAULT_CUT_AFTER, 1 },
+	{ "notify_stalls", FAULT_SOURCE, FAULT_NOTIFY, FAULT_STALL, 1 },
+	{ "fence_fails", FAULT_SOURCE, FAULT_FENCE, FAULT_ERROR, 4 },
+	{ "cut_before_fence", FAULT_SOURCE, FAULT_FENCE, FAULT_CUT, 4 },
+	{ "cut_after_fence", FAULT_SOURCE, FAULT_FENCE, FAULT_CUT_AFTER, 4 },
+	{ "fence_stalls", FAULT_SOURCE, FAULT_FENCE, FAULT_STALL, 4 },
+	{ "serve_fails", FAULT_DESTINATION, FAULT_SERVE, FAULT_ERROR, 2 },
+	{ "cut_before_serve", FAULT_DESTINATION, FAULT_SERVE, FAULT_CUT, 2 },
+	{ "cut_after_serve", FAULT_DESTINATION, FAULT_SERVE, FAULT_CUT_AFTER, 2 },
+	{ "serve_stalls", FAULT_DESTINATION, FAULT_SERVE, FAULT_STALL, 2 },
+};
+
+#define NR_POINTS (sizeof(points) / sizeof(points[0]))
+
+/* A point over a lane, and what came of it. */
+struct walk {
+	const char *lane;
+	const struct point *point;
+	unsigned met; /* migrations in which the fault acted */
+	unsigned at; /* the call at which something broke */
+	char problems[SCENE_PROBLEMS_MAX];
+};
+
+/* One migration with the fault at call @nth; true if it was met and all is well. */
+static bool play_at(struct walk *w, unsigned nth)
+{
+	struct fault_rule rule = {
+		.side = w->point->side,
+		.op = w->point->op,
+		.msg_type = FAULT_ANY_TYPE,
+		.nth = nth,
+		.action = w->point->action,
+	};
+	struct scene sc;
+
+	scene_open(&sc, w->lane, SCENE_ZEROS, w->problems);
+	fault_net_add(sc.net, &rule);
+	scene_play(&sc);
+	bool met = fault_net_fired(sc.net) > 0;
+
+	if (!met && !scene_completed(&sc))
+		scene_problem(&sc, "without a fault it did not complete");
+	scene_close(&sc);
+	w->met += met;
+	w->at = nth;
+	return met && !w->problems[0];
+}
+
+static void play_all(void *opaque, unsigned i)
+{
+	struct walk *w = (struct walk *)opaque + i;
+	unsigned nth = 1;
+
+	while (nth <= CALLS_MAX && play_at(w, nth))
+		nth++;
+}
+
+/* The walks were done by main(), many at a time; this is the verdict on one. */
+static void verdict(void **state)
+{
+	const struct walk *w = *state;
+
+	if (w->problems[0])
+		fail_msg("%s, call %u: %s", w->lane, w->at, w->problems);
+	assert_in_range(w->met, w->point->at_least, CALLS_MAX - 1);
+}
+
+int main(int argc, char **argv)
+{
+	static struct CMUnitTest tests[NR_POINTS];
+	struct walk *walks = calloc(NR_POINTS, sizeof(*walks));
+
+	if (argc < 2 || !walks)
+		return 2;
+	for (size_t i = 0; i < NR_POINTS; i++) {
+		walks[i].lane = argv[1];
+		walks[i].point = &points[i];
+		tests[i] = (struct CMUnitTest){
+			.name = points[i].name,
+			.test_func = verdict,
+			.initial_state = &walks[i],
+		};
+	}
+	if (argc > 2)
+		cmocka_set_test_filter(argv[2]);
+	scene_crowd(NR_POINTS, play_all, walks);
+	int r = cmocka_run_group_tests_name("calls", tests, NULL, NULL);
+
+	free(walks);
+	return r;
+}
