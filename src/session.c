@@ -20,7 +20,7 @@
 #include "params.h"
 #include "state.h"
 
-int tern_session_new(enum tern_role role, struct tern_session **out)
+int session_new_with(enum tern_role role, struct topology *topology, struct tern_session **out)
 {
 	if (role != TERN_SOURCE && role != TERN_DESTINATION)
 		return -EINVAL;
@@ -33,14 +33,13 @@ int tern_session_new(enum tern_role role, struct tern_session **out)
 		s->params[i] = tern_param_info((enum tern_param)i)->def;
 	s->zero = zero_ops_best();
 	error_clear(&s->error);
-	int r = topology_new(&s->topology);
+	s->topology = topology;
+	int r;
 
-	if (r)
-		goto free_session;
 	s->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->cancel_fd < 0) {
 		r = -errno;
-		goto delete_topology;
+		goto free_session;
 	}
 	r = -pthread_mutex_init(&s->event_lock, NULL);
 	if (r)
@@ -55,10 +54,23 @@ fini_event_lock:
 	pthread_mutex_destroy(&s->event_lock);
 close_cancel:
 	close(s->cancel_fd);
-delete_topology:
-	topology_delete(&s->topology);
 free_session:
 	free(s);
+	return r;
+}
+
+int tern_session_new(enum tern_role role, struct tern_session **out)
+{
+	struct topology *topology;
+	int r = topology_new(&topology);
+
+	if (r)
+		return r;
+	r = session_new_with(role, topology, out);
+	if (r)
+		topology_delete(&topology);
+	else
+		(*out)->owns_topology = true;
 	return r;
 }
 
@@ -78,7 +90,8 @@ void tern_session_delete(struct tern_session **sp)
 	monitor_fini(&s->mon);
 	pthread_mutex_destroy(&s->event_lock);
 	close(s->cancel_fd);
-	topology_delete(&s->topology);
+	if (s->owns_topology)
+		topology_delete(&s->topology);
 	free(s);
 	*sp = NULL;
 }

@@ -59,6 +59,7 @@ struct tern_session {
 	tern_event_fn *event;
 	void *event_opaque;
 	struct topology *topology;
+	bool owns_topology; /* else the caller's of session_new_with() */
 	const struct zero_ops *zero;
 	const struct transport *transport; /* from the URI, or set by a test */
 	struct uri uri;
@@ -106,6 +107,14 @@ static inline uint64_t session_param(const struct tern_session *s, enum tern_par
 {
 	return atomic_load_explicit(&s->params[p], memory_order_relaxed);
 }
+
+/*
+ * session_new_with - as tern_session_new(), with a topology that was read before.
+ *
+ * *topology stays the caller's and must outlive the session.  For callers that make
+ * many sessions: reading the machine takes milliseconds.
+ */
+int session_new_with(enum tern_role role, struct topology *topology, struct tern_session **out);
 
 /* session_use_transport - for tests: this table instead of the one the URI names. */
 void session_use_transport(struct tern_session *s, const struct transport *ops);
