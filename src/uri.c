@@ -155,8 +155,10 @@ int uri_format(const struct uri *uri, char *buf, size_t size)
 {
 	const char *scheme = uri_scheme_name(uri->scheme);
 
+	/* A path that begins with // would lose that as the // of the scheme. */
 	if (uri->scheme == URI_UNIX)
-		return snprintf(buf, size, "%s:%s", scheme, uri->path);
+		return snprintf(buf, size, "%s:%s%s", scheme,
+				strncmp(uri->path, "//", 2) ? "" : "//", uri->path);
 	if (strchr(uri->host, ':'))
 		return snprintf(buf, size, "%s:[%s]:%s", scheme, uri->host, uri->port);
 	return snprintf(buf, size, "%s:%s:%s", scheme, uri->host, uri->port);

@@ -218,8 +218,12 @@ int listener_uri(const struct transport_listener *base, char *buf, size_t size)
 	socklen_t len = sizeof(sa);
 	char text[SOCK_TEXT_MAX];
 
-	if (l->path[0])
-		return snprintf(buf, size, "unix:%s", l->path);
+	if (l->path[0]) {
+		struct uri u = { .scheme = URI_UNIX };
+
+		memcpy(u.path, l->path, sizeof(u.path));
+		return uri_format(&u, buf, size);
+	}
 	(void)getsockname(l->fds[0], (struct sockaddr *)&sa, &len);
 	sock_text((struct sockaddr *)&sa, len, text, sizeof(text));
 	return snprintf(buf, size, "tcp:%s", text);
