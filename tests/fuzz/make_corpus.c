@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * Makes the seeds of the fuzz targets from valid messages:
+ *
+ *	make_corpus DIRECTORY      writes DIRECTORY/{wire,uri,stream,destination,source}/…
+ *
+ * Seeds called full-* are valid to their end, and replay.c insists on that.  The
+ * files are in git; run this again after a change of the protocol.
+ */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "error.h"
+#include "frame.h"
+#include "fuzz.h"
+#include "script.h"
+#include "uri.h"
+#include "wire.h"
+
+/* A seed in the making. */
+struct seed {
+	uint8_t bytes[65536];
+	size_t len;
+};
+
+static const char *const region_names[FUZZ_REGIONS] = { "ram0", "ram1" };
+static const uint64_t region_pages[FUZZ_REGIONS] = { 16, 4 };
+#define RAM_BYTES ((16 + 4) * (uint64_t)TERN_PAGE_SIZE)
+
+static void seed_add(struct seed *s, const void *p, size_t len)
+{
+	FUZZ_CHECK(len <= sizeof(s->bytes) - s->len, "a seed is too large");
+	memcpy(s->bytes + s->len, p, len);
+	s->len += len;
+}
+
+/* Write @s to @dir/@target/@name and empty it. */
+static void seed_write(struct seed *s, const char *dir, const char *target, const char *name)
+{
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, target);
+	mkdir(path, 0777);
+	snprintf(path, sizeof(path), "%s/%s/%s", dir, target, name);
+	FILE *f = fopen(path, "wb");
+
+	FUZZ_CHECK(f && fwrite(s->bytes, 1, s->len, f) == s->len && !fclose(f), "cannot write %s",
+		   path);
+	s->len = 0;
+}
+
+/* A valid message of @type about the RAM of the session targets. */
+static struct wire_msg *sample(enum wire_type type)
+{
+	static struct wire_msg m; /* the result; too large to pass around */
+
+	memset(&m, 0, sizeof(m));
+	m.type = type;
+	switch (type) {
+	case WIRE_HELLO:
+		m.hello = (struct wire_hello){ 1,
+					       1,
+					       2,
+					       0,
+					       0,
+					       { 0 },
+					       TERN_PAGE_SIZE,
+					       FUZZ_REGIONS,
+					       RAM_BYTES,
+					       4 << 20,
+					       1 << 20,
+					       16384,
+					       5000 };
+		memset(m.hello.session_id, 0x5e, sizeof(m.hello.session_id));
+		break;
+	case WIRE_HELLO_ACK:
+		m.hello_ack = (struct wire_hello_ack){ 1, 2, 0, 1 << 20, 5000 };
+		break;
+	case WIRE_REGIONS:
+		m.regions.count = FUZZ_REGIONS;
+		for (unsigned i = 0; i < FUZZ_REGIONS; i++) {
+			struct wire_region *r = &m.regions.v[i];
+
+			*r = (struct wire_region){ i, region_pages[i] * TERN_PAGE_SIZE,
+						   (uint64_t)i << 20, TERN_PAGE_SIZE, "" };
+			snprintf(r->name, sizeof(r->name), "%s", region_names[i]);
+		}
+		break;
+	case WIRE_REGIONS_ACK:
+		m.regions_ack = (struct wire_regions_ack){ FUZZ_REGIONS, RAM_BYTES };
+		break;
+	case WIRE_SETUP_DONE:
+		m.setup_done.channels = 2;
+		break;
+	case WIRE_ROUND:
+		m.round = (struct wire_round){ 1, 0, 12, 3, 5, 49152 };
+		break;
+	case WIRE_STATE:
+		m.state.len = 32;
+		memset(m.state.data, 0x42, 32);
+		break;
+	case WIRE_STATE_END:
+		m.state_end.total = 32;
+		break;
+	case WIRE_READY:
+		m.ready.load_ns = 1000;
+		break;
+	case WIRE_STARTED:
+		m.started.resume_ns = 1000;
+		break;
+	case WIRE_ERROR:
+		m.error.code = -5;
+		m.error.scope = TERN_SCOPE_SESSION;
+		m.error.len = 9;
+		memcpy(m.error.text, "it failed", 9);
+		break;
+	default:
+		break;
+	}
+	return &m;
+}
+
+static void add_record(struct seed *s, unsigned head, const uint8_t *p, size_t len)
+{
+	uint8_t h[SCRIPT_HEAD_LEN] = { (uint8_t)head, (uint8_t)len, (uint8_t)(len >> 8) };
+
+	seed_add(s, h, sizeof(h));
+	seed_add(s, p, len);
+}
+
+static void add_msg(struct seed *s, unsigned flags, const struct wire_msg *m)
+{
+	uint8_t buf[TRANSPORT_MSG_MAX];
+
+	add_record(s, SCRIPT_CONTROL | flags, buf, wire_encode(m, buf));
+}
+
+/* Messages of @types, ended by 0, one after the other. */
+static void add_msgs(struct seed *s, unsigned flags, const uint8_t *types)
+{
+	for (; *types; types++)
+		add_msg(s, flags, sample((enum wire_type) * types));
+}
+
+/* ROUND, and the final one. */
+static void add_rounds(struct seed *s, unsigned flags)
+{
+	struct wire_msg *m = sample(WIRE_ROUND);
+
+	add_msg(s, flags, m);
+	m->round.final = 1;
+	add_msg(s, flags, m);
+}
+
+static size_t zero_msg(uint8_t *buf)
+{
+	struct wire_zero z = { 3, { { 0, 2, 3 }, { 0, 10, 6 }, { 1, 0, 1 } } };
+
+	return wire_zero_encode(&z, buf);
+}
+
+static void add_zero(struct seed *s, unsigned channel)
+{
+	uint8_t buf[TRANSPORT_NOTIFY_MAX];
+
+	add_record(s, SCRIPT_NOTIFY | channel << 4, buf, zero_msg(buf));
+}
+
+/* ------------------------------------------------------------------ targets */
+
+static void make_wire(struct seed *s, const char *dir)
+{
+	uint8_t buf[TRANSPORT_MSG_MAX];
+	char name[64];
+
+	for (unsigned t = WIRE_HELLO; t < WIRE_TYPE_NR; t++) {
+		seed_add(s, buf, wire_encode(sample((enum wire_type)t), buf));
+		snprintf(name, sizeof(name), "full-%s", wire_type_name(t));
+		seed_write(s, dir, "wire", name);
+	}
+	seed_add(s, buf, zero_msg(buf));
+	seed_write(s, dir, "wire", "full-ZERO");
+}
+
+static void make_uri(struct seed *s, const char *dir)
+{
+	static const char *const uris[] = {
+		"tcp:host:4444",
+		"tcp:[::1]:4444",
+		"tcp:[fe80::1%eth0]:1",
+		"tcp::0",
+		"rdma://node-1.example:65535",
+		"auto:192.0.2.1:1",
+		"unix:/run/tern.sock",
+		"unix:////run/tern.sock",
+		"unix://relative",
+		"TCP:host:00080",
+	};
+	char name[16];
+
+	for (unsigned i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
+		seed_add(s, uris[i], strlen(uris[i]));
+		snprintf(name, sizeof(name), "full-%u", i);
+		seed_write(s, dir, "uri", name);
+	}
+	seed_add(s, "tcp:::1:4444", 12);
+	seed_write(s, dir, "uri", "no-brackets");
+	seed_add(s, "tcp:host", 8);
+	seed_write(s, dir, "uri", "no-port");
+}
+
+static void add_header(struct seed *s, uint8_t type, uint8_t ranges, uint32_t length, uint64_t seq)
+{
+	uint8_t buf[FRAME_HEADER_LEN];
+
+	frame_header_put(buf, &(struct frame_header){ type, ranges, length, seq });
+	seed_add(s, buf, sizeof(buf));
+}
+
+/* A WRITE of @nr ranges of @len bytes, 1000 bytes apart. */
+static void add_write(struct seed *s, uint8_t nr, uint32_t len)
+{
+	uint8_t buf[FRAME_RANGE_LEN];
+
+	add_header(s, FRAME_WRITE, nr, 0, 0);
+	for (unsigned i = 0; i < nr; i++) {
+		frame_range_put(buf, &(struct transport_range){ i % 2, i * 1000, len });
+		seed_add(s, buf, sizeof(buf));
+	}
+	memset(buf, 0x31, sizeof(buf));
+	for (size_t left = (size_t)nr * len; left;) {
+		size_t n = left < sizeof(buf) ? left : sizeof(buf);
+
+		seed_add(s, buf, n);
+		left -= n;
+	}
+}
+
+/* A stream seed: mode, control records, then frames. */
+static void make_stream_of(struct seed *s, uint8_t mode, uint8_t writes, uint8_t ranges)
+{
+	uint8_t buf[TRANSPORT_MSG_MAX];
+	size_t hello = wire_encode(sample(WIRE_HELLO), buf);
+	size_t control = 4 + hello + 4 + 8 + 4;
+	uint8_t head[3] = { mode, (uint8_t)control, (uint8_t)(control >> 8) };
+	uint8_t len[4];
+
+	seed_add(s, head, sizeof(head));
+	frame_put_u32(len, (uint32_t)hello);
+	seed_add(s, len, 4);
+	seed_add(s, buf, hello);
+	frame_put_u32(len, 8);
+	seed_add(s, len, 4);
+	seed_add(s, buf, wire_encode(sample(WIRE_PING), buf));
+	frame_put_u32(len, 0);
+	seed_add(s, len, 4);
+	for (unsigned i = 0; i < writes; i++)
+		add_write(s, ranges, 90 + i);
+	size_t zero = zero_msg(buf);
+
+	add_header(s, FRAME_NOTIFY, 0, (uint32_t)zero, 0);
+	seed_add(s, buf, zero);
+	add_header(s, FRAME_FENCE, 0, 0, 1);
+	add_write(s, 1, 8);
+	add_header(s, FRAME_FENCE, 0, 0, 2);
+	add_header(s, FRAME_END, 0, 0, 0);
+}
+
+static void make_stream(struct seed *s, const char *dir)
+{
+	uint8_t buf[FRAME_PREAMBLE_LEN];
+	struct frame_preamble pre = { .version = 1, .kind = FRAME_KIND_CONTROL };
+
+	make_stream_of(s, 3, 1, 1);
+	seed_write(s, dir, "stream", "full-one-write");
+	make_stream_of(s, 3, 3, 4);
+	seed_write(s, dir, "stream", "full-writes");
+	make_stream_of(s, 3 | 5 << 2, 2, 5);
+	seed_write(s, dir, "stream", "full-in-pieces");
+	make_stream_of(s, 3 | 1 << 2, 1, 9);
+	seed_write(s, dir, "stream", "full-in-small-pieces");
+	make_stream_of(s, 3, 0, 0);
+	seed_write(s, dir, "stream", "full-no-write");
+	/* Preambles that come from the input, and one of another version. */
+	frame_preamble_put(buf, &pre);
+	seed_add(s, (uint8_t[]){ 0, FRAME_PREAMBLE_LEN, 0 }, 3);
+	seed_add(s, buf, sizeof(buf));
+	pre.kind = FRAME_KIND_DATA;
+	pre.count = 1;
+	frame_preamble_put(buf, &pre);
+	seed_add(s, buf, sizeof(buf));
+	seed_write(s, dir, "stream", "preambles");
+	pre.version = 2;
+	frame_preamble_put(buf, &pre);
+	seed_add(s, (uint8_t[]){ 0, FRAME_PREAMBLE_LEN, 0 }, 3);
+	seed_add(s, buf, sizeof(buf));
+	seed_write(s, dir, "stream", "version-2");
+}
+
+static const uint8_t setup_msgs[] = { WIRE_HELLO, WIRE_REGIONS, 0 };
+static const uint8_t state_msgs[] = { WIRE_STATE, WIRE_STATE, WIRE_STATE_END, 0 };
+static const uint8_t go_msgs[] = { WIRE_GO, WIRE_BYE, 0 };
+
+/* A whole migration as the source says it. */
+static void add_migration(struct seed *s, bool zero)
+{
+	add_msgs(s, 0, setup_msgs);
+	if (zero) {
+		add_msg(s, 0, sample(WIRE_PING)); /* makes recv() wait for nothing */
+		add_msg(s, 0, sample(WIRE_ROUND)); /* channels are open from here on */
+		add_zero(s, 0);
+		add_zero(s, 1);
+	}
+	add_rounds(s, 0);
+	add_msgs(s, 0, state_msgs);
+	add_msgs(s, 0, go_msgs);
+}
+
+static void make_destination(struct seed *s, const char *dir)
+{
+	static const char *const behaviours[] = { "load-fails", "load-leaves-some", "resume-fails",
+						  "cancel" };
+	static const uint8_t early_go[] = { WIRE_GO, WIRE_GO, 0 };
+
+	for (unsigned i = 0; i < 4; i++) {
+		seed_add(s, (uint8_t[]){ (uint8_t)(1u << i) }, 1);
+		add_migration(s, false);
+		seed_write(s, dir, "destination", behaviours[i]);
+	}
+	seed_add(s, "", 1);
+	add_migration(s, false);
+	seed_write(s, dir, "destination", "full-plain");
+	seed_add(s, "", 1);
+	add_migration(s, true);
+	seed_write(s, dir, "destination", "full-zero");
+	seed_add(s, "", 1);
+	add_record(s, SCRIPT_CLOSE, NULL, 0);
+	add_msg(s, 0, sample(WIRE_GO));
+	add_record(s, SCRIPT_CLOSE, NULL, 0);
+	add_migration(s, false);
+	seed_write(s, dir, "destination", "full-after-strangers");
+	seed_add(s, "", 1);
+	add_msgs(s, 0, setup_msgs);
+	add_rounds(s, 0);
+	add_record(s, SCRIPT_LATECOMER, NULL, 0);
+	add_msgs(s, 0, state_msgs);
+	add_msgs(s, 0, go_msgs);
+	seed_write(s, dir, "destination", "full-latecomer");
+	seed_add(s, "", 1);
+	add_msgs(s, 0, setup_msgs);
+	add_rounds(s, SCRIPT_HASTY);
+	add_msgs(s, SCRIPT_HASTY, state_msgs);
+	add_msgs(s, SCRIPT_HASTY, early_go);
+	seed_write(s, dir, "destination", "hasty");
+	seed_add(s, "", 1);
+	add_msgs(s, 0, setup_msgs);
+	add_rounds(s, 0);
+	add_msg(s, 0, sample(WIRE_CANCEL));
+	seed_write(s, dir, "destination", "cancelled");
+	seed_add(s, "", 1);
+	add_msgs(s, 0, setup_msgs);
+	add_msg(s, 0, sample(WIRE_ERROR));
+	seed_write(s, dir, "destination", "error");
+}
+
+static void make_source(struct seed *s, const char *dir)
+{
+	static const uint8_t all[] = { WIRE_HELLO_ACK, WIRE_REGIONS_ACK, WIRE_SETUP_DONE,
+				       WIRE_READY,     WIRE_STARTED,     0 };
+	static const uint8_t error[] = { WIRE_HELLO_ACK,
+					 WIRE_REGIONS_ACK,
+					 WIRE_SETUP_DONE,
+					 WIRE_READY,
+					 WIRE_PING,
+					 WIRE_ERROR,
+					 0 };
+	static const struct {
+		const char *name;
+		uint8_t behaviour;
+	} seeds[] = {
+		{ "full-plain", 0 },     { "full-one-write", 0x10 },   { "full-writes", 0x30 },
+		{ "pause-fails", 1 },    { "save-fails", 2 },          { "cancel-in-round", 4 },
+		{ "cancel-in-save", 8 }, { "full-large-state", 0x40 },
+	};
+
+	for (unsigned i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++) {
+		seed_add(s, &seeds[i].behaviour, 1);
+		add_msgs(s, 0, all);
+		seed_write(s, dir, "source", seeds[i].name);
+	}
+	seed_add(s, "", 1);
+	add_msgs(s, 0, error);
+	seed_write(s, dir, "source", "error-after-ready");
+	seed_add(s, "", 1);
+	add_msgs(s, SCRIPT_HASTY, all);
+	seed_write(s, dir, "source", "hasty");
+	seed_add(s, "", 1);
+	seed_write(s, dir, "source", "silent");
+}
+
+int main(int argc, char **argv)
+{
+	static struct seed s; /* too large for a stack */
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: make_corpus DIRECTORY\n");
+		return 2;
+	}
+	make_wire(&s, argv[1]);
+	make_uri(&s, argv[1]);
+	make_stream(&s, argv[1]);
+	make_destination(&s, argv[1]);
+	make_source(&s, argv[1]);
+	return 0;
+}
