@@ -223,6 +223,17 @@ static void dismiss(struct destination *d, const struct tern_error *why)
 	session_stranger(s, why);
 }
 
+/* Why a handshake failed: a dead link knows better than whom its death interrupted. */
+static void find_reason(struct tern_session *s, int code, struct tern_error *why)
+{
+	monitor_lock(&s->mon);
+	if (s->link.dead && (!why->code || why->code == -ECANCELED))
+		*why = s->link.error;
+	monitor_unlock(&s->mon);
+	if (!why->code)
+		error_session(why, code, "the peer went away during the handshake");
+}
+
 /* Take candidates until one is admitted. */
 static int admit(struct destination *d, struct tern_error *err)
 {
@@ -246,8 +257,7 @@ static int admit(struct destination *d, struct tern_error *err)
 			monitor_unlock(&s->mon);
 			return 0;
 		}
-		if (!why.code)
-			error_session(&why, r, "the peer went away during the handshake");
+		find_reason(s, r, &why);
 		if (check_cancel(s, err))
 			return s->error.code;
 		dismiss(d, &why);
@@ -399,6 +409,8 @@ static int load_state(struct destination *d, struct tern_error *err)
 	monitor_unlock(&s->mon);
 
 	r = check_cancel(s, err); /* the last moment before READY */
+	if (!r)
+		r = link_expect_silence(&s->link, "READY", err);
 	if (r)
 		return r;
 	struct wire_msg msg = { .type = WIRE_READY, .ready = { .load_ns = now_ns() - begin } };

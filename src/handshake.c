@@ -147,8 +147,10 @@ static int send_regions(struct tern_session *s, struct tern_error *err)
 			w->host_page_size = r->host_page_size;
 			memcpy(w->name, r->name, sizeof(w->name));
 		}
-		int e = link_send(&s->link, &msg, err);
+		int e = link_expect_silence(&s->link, "REGIONS", err);
 
+		if (!e)
+			e = link_send(&s->link, &msg, err);
 		if (e)
 			return e;
 	}
@@ -166,6 +168,17 @@ static int take_regions_ack(struct tern_session *s, const struct wire_regions_ac
 			     " bytes, this source has %u of %" PRIu64,
 			     ack->nr_regions, ack->ram_bytes, s->regions.nr,
 			     region_bytes(&s->regions));
+}
+
+/* The channels are ours and the destination's: both must count the same. */
+static int take_setup_done(struct tern_session *s, const struct wire_setup_done *done,
+			   struct tern_error *err)
+{
+	if (done->channels == s->nr_channels)
+		return 0;
+	return error_session(err, -EPROTO,
+			     "message SETUP_DONE from the peer has channels = %u, agreed were %u",
+			     done->channels, s->nr_channels);
 }
 
 /* Connect and publish the connection. */
@@ -210,9 +223,13 @@ int handshake_source(struct tern_session *s, struct tern_error *err)
 	if (!r)
 		r = take_regions_ack(s, &msg.regions_ack, err);
 	if (!r)
+		r = link_expect_silence(&s->link, "the channels' greeting", err);
+	if (!r)
 		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
 	if (!r)
 		r = session_expect(s, WIRE_SETUP_DONE, &msg, handshake_deadline(s), err);
+	if (!r)
+		r = take_setup_done(s, &msg.setup_done, err);
 	return r;
 }
 
@@ -375,6 +392,8 @@ int handshake_destination(struct tern_session *s, struct tern_error *err)
 		r = session_expose(s, s->conn, err);
 	if (!r)
 		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
+	if (!r)
+		r = link_expect_silence(&s->link, "SETUP_DONE", err);
 	if (!r) {
 		msg = (struct wire_msg){
 			.type = WIRE_SETUP_DONE,

@@ -317,3 +317,26 @@ int link_take(struct link *l, struct wire_msg *msg, struct tern_error *err)
 		*err = l->error;
 	return l->error.code;
 }
+
+int link_expect_silence_locked(struct link *l, const char *what, struct tern_error *err)
+{
+	if (l->dead) {
+		if (!err->code)
+			*err = l->error;
+		return l->error.code;
+	}
+	if (l->count)
+		return error_session(err, -EPROTO,
+				     "message %s from the peer came before %s was sent",
+				     wire_type_name(l->queue[l->head].type), what);
+	return 0;
+}
+
+int link_expect_silence(struct link *l, const char *what, struct tern_error *err)
+{
+	monitor_lock(l->mon);
+	int r = link_expect_silence_locked(l, what, err);
+
+	monitor_unlock(l->mon);
+	return r;
+}

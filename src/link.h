@@ -102,4 +102,13 @@ void link_drain(struct link *l, int timeout_ms);
  */
 int link_take(struct link *l, struct wire_msg *msg, struct tern_error *err);
 
+/*
+ * link_expect_silence - the peer has nothing to say before this side has sent @what.
+ *
+ * Called before sending it.  0; -EPROTO if a message waits; the link's error if it is
+ * dead.  Takes the monitor's lock; _locked() is for callers that hold it.
+ */
+int link_expect_silence(struct link *l, const char *what, struct tern_error *err);
+int link_expect_silence_locked(struct link *l, const char *what, struct tern_error *err);
+
 #endif

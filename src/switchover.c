@@ -116,7 +116,9 @@ static int send_state(struct tern_session *s, const struct tern_state_writer *w,
 	monitor_unlock(&s->mon);
 	msg.type = WIRE_STATE_END;
 	msg.state_end.total = w->len;
-	return link_send(&s->link, &msg, err);
+	int r = link_expect_silence(&s->link, "STATE_END", err);
+
+	return r ? r : link_send(&s->link, &msg, err);
 }
 
 /* Save, send, and wait for READY. */
@@ -154,8 +156,8 @@ static int pass_point_of_no_return(struct tern_session *s, struct tern_error *er
 	monitor_lock(&s->mon);
 	int r = session_check(s, err);
 
-	if (!r && s->link.dead) /* not adopted yet */
-		r = error_session(err, s->link.error.code, "%s", s->link.error.message);
+	if (!r) /* dead and not adopted yet; or STARTED, which nobody can know yet */
+		r = link_expect_silence_locked(&s->link, "GO", err);
 	if (!r)
 		s->point_of_no_return = true;
 	monitor_unlock(&s->mon);
