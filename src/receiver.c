@@ -30,8 +30,9 @@ struct receiver {
 	struct receiver_thread v[];
 };
 
-/* Clear pages that the source says are zero now.  Every value is the peer's. */
-static int place_zero(struct tern_session *s, const struct wire_zero *z, struct tern_error *err)
+/* Are the ranges of a ZERO possible?  Every value is the peer's. */
+static int check_zero(const struct tern_session *s, const struct wire_zero *z,
+		      struct tern_error *err)
 {
 	const struct wire_page_range *last = NULL;
 
@@ -56,9 +57,22 @@ static int place_zero(struct tern_session *s, const struct wire_zero *z, struct 
 					 "message ZERO from the peer has overlapping or descending "
 					 "ranges in region '%s' at page %" PRIu64,
 					 r->name, p->first_page);
-		memset(r->hva + p->first_page * TERN_PAGE_SIZE, 0, p->nr_pages * TERN_PAGE_SIZE);
 	}
 	return 0;
+}
+
+/* Clear pages that the source says are zero now; all of a message's ranges or none. */
+static int place_zero(struct tern_session *s, const struct wire_zero *z, struct tern_error *err)
+{
+	int r = check_zero(s, z, err);
+
+	for (unsigned i = 0; !r && i < z->count; i++) {
+		const struct wire_page_range *p = &z->v[i];
+
+		memset(s->regions.v[p->region].hva + p->first_page * TERN_PAGE_SIZE, 0,
+		       p->nr_pages * TERN_PAGE_SIZE);
+	}
+	return r;
 }
 
 static void receiver_account(struct receiver_thread *t)
