@@ -40,16 +40,16 @@
 #define NR_REGIONS 66u
 #define STATE_BYTES 20000u
 
-void scene_problem(struct scene *sc, const char *fmt, ...)
+void problem_add(char *problems, const char *fmt, ...)
 {
-	size_t used = strlen(sc->problems);
+	size_t used = strlen(problems);
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(sc->problems + used, SCENE_PROBLEMS_MAX - used, fmt, ap);
+	vsnprintf(problems + used, SCENE_PROBLEMS_MAX - used, fmt, ap);
 	va_end(ap);
-	used = strlen(sc->problems);
-	snprintf(sc->problems + used, SCENE_PROBLEMS_MAX - used, "; ");
+	used = strlen(problems);
+	snprintf(problems + used, SCENE_PROBLEMS_MAX - used, "; ");
 }
 
 static void on_event(void *opaque, const struct tern_event *e)

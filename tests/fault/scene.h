@@ -74,8 +74,11 @@ void scene_play(struct scene *sc);
 /* scene_close - free everything. */
 void scene_close(struct scene *sc);
 
+/* problem_add - append a sentence to @problems, of SCENE_PROBLEMS_MAX bytes. */
+void problem_add(char *problems, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 /* scene_problem - note a problem. */
-void scene_problem(struct scene *sc, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+#define scene_problem(sc, ...) problem_add((sc)->problems, __VA_ARGS__)
 
 /* scene_completed - did the first or the second attempt complete on both sides? */
 bool scene_completed(const struct scene *sc);
