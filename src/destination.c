@@ -385,6 +385,23 @@ static int receive_all(struct destination *d, struct tern_error *err)
 	return r;
 }
 
+/*
+ * The last moment before READY: is the session wanted, and did every channel place what
+ * it was given?
+ */
+static int check_ready(struct tern_session *s, struct tern_error *err)
+{
+	monitor_lock(&s->mon);
+	int r = session_check(s, err);
+
+	if (!r && s->worker_failed_ns) { /* not adopted yet */
+		*err = s->worker_error;
+		r = err->code;
+	}
+	monitor_unlock(&s->mon);
+	return r;
+}
+
 /* Load the device state; READY says how long it took. */
 static int load_state(struct destination *d, struct tern_error *err)
 {
@@ -408,7 +425,7 @@ static int load_state(struct destination *d, struct tern_error *err)
 	s->stats.ledger_ns[TERN_LEDGER_STATE_LOAD] = now_ns() - begin;
 	monitor_unlock(&s->mon);
 
-	r = check_cancel(s, err); /* the last moment before READY */
+	r = check_ready(s, err);
 	if (!r)
 		r = link_expect_silence(&s->link, "READY", err);
 	if (r)
@@ -438,12 +455,29 @@ static int accept_go(struct tern_session *s, struct tern_error *err)
 	return r;
 }
 
+/* End the channel threads, whose channels were revoked or aborted, and keep their figures. */
+static void stop_receivers(struct tern_session *s)
+{
+	monitor_lock(&s->mon);
+	struct receiver *r = s->receiver;
+
+	for (unsigned i = 0; r && i < s->nr_channels; i++)
+		receiver_channel_stats(r, i, &s->final_channels[i]);
+	s->receiver = NULL;
+	s->stats.engine_bytes = sizeof(*s) + region_overhead_bytes(&s->regions) +
+				LINK_QUEUE * sizeof(struct wire_msg) +
+				s->nr_rounds * sizeof(struct tern_round_stats);
+	monitor_unlock(&s->mon);
+	receiver_stop(&r);
+}
+
 /* Run the guest; the only place that does so at a destination. */
 static int run_guest(struct tern_session *s, struct tern_error *err)
 {
 	uint64_t begin = now_ns();
 
 	s->conn->ops->revoke(s->conn);
+	stop_receivers(s); /* one may still be clearing pages for a ZERO */
 	int r = s->vm.resume ? s->vm.resume(s->vm_opaque) : 0;
 
 	if (r < 0)
@@ -519,29 +553,13 @@ static void finish(struct tern_session *s)
 	}
 }
 
-/* Figures of the channel threads, before these go away. */
-static void keep_channel_figures(struct tern_session *s)
-{
-	monitor_lock(&s->mon);
-	struct receiver *r = s->receiver;
-
-	for (unsigned i = 0; r && i < s->nr_channels; i++)
-		receiver_channel_stats(r, i, &s->final_channels[i]);
-	s->receiver = NULL;
-	s->stats.engine_bytes = sizeof(*s) + region_overhead_bytes(&s->regions) +
-				LINK_QUEUE * sizeof(struct wire_msg) +
-				s->nr_rounds * sizeof(struct tern_round_stats);
-	monitor_unlock(&s->mon);
-	receiver_stop(&r);
-}
-
 static void tear_down(struct destination *d)
 {
 	struct tern_session *s = d->s;
 
 	if (s->conn)
 		s->conn->ops->abort(s->conn);
-	keep_channel_figures(s);
+	stop_receivers(s);
 	session_close_link(s);
 	s->listener->ops->listener_stop(s->listener);
 	pthread_join(d->acceptor, NULL);
