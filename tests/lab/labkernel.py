@@ -28,8 +28,10 @@ import tempfile
 
 META_PACKAGE = "linux-image-amd64"
 APT_LISTS = "/var/lib/apt/lists"
-# What it takes to reach the root file system; the rest is loaded from there.
-BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+# What init loads; the rest can be loaded from the root file system.
+BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_console", "virtio_net",
+                "dummy", "rdma_rxe", "ib_uverbs", "rdma_ucm")
+MODULE_OPTIONS = {"dummy.ko": "numdummies=0"}
 BOOT_DIRS = ("bin", "lib", "dev", "proc", "sys", "host", "rw", "new")
 
 
@@ -160,7 +162,7 @@ def boot_module_files(modules):
     order = []
     for name in BOOT_MODULES:
         if name not in by_name:
-            continue    # built in
+            continue    # part of the kernel
         # modules.dep lists the nearest need first.
         for path in reversed([by_name[name]] + needs[by_name[name]]):
             if path not in order:
@@ -187,7 +189,8 @@ def initrd_members(modules):
     for path in boot_module_files(modules):
         with open(os.path.join(modules, path), "rb") as file:
             members.append((f"lib/{os.path.basename(path)}", 0o100644, file.read()))
-        loads.append(os.path.basename(path))
+        file_name = os.path.basename(path)
+        loads.append(f"{file_name} {MODULE_OPTIONS.get(file_name, '')}")
     with open(busybox, "rb") as file:
         members.append(("bin/busybox", 0o100755, file.read()))
     with open(os.path.join(here, "init"), "rb") as file:
