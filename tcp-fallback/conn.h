@@ -60,7 +60,7 @@ struct tcp_channel {
 	struct channel_figures fig;
 
 	/* Source; the channel's thread. */
-	uint64_t fence_seq; /* of the last fence sent */
+	uint64_t fence_seq; /* of the last fence sent, or answered */
 	bool broken; /* a frame was sent in part: the stream cannot be used again */
 	struct zerocopy zc;
 
@@ -74,6 +74,7 @@ struct tcp_channel {
 	unsigned iov_at, iov_nr;
 	uint64_t payload_left; /* bytes of [iov_at, iov_nr) */
 	size_t stage_at, stage_len; /* unparsed bytes of stage */
+	int lowat; /* SO_RCVLOWAT now; 0: never set */
 	uint8_t stage[FRAME_HEADER_LEN + TRANSPORT_NOTIFY_MAX];
 };
 
