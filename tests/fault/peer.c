@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "frame.h"
+#include "monitor.h"
 #include "scene.h"
 #include "strangers.h"
 #include "uri.h"
@@ -307,8 +308,11 @@ static bool serve_channel(struct peer *p, unsigned i)
 	return put_all(p->data[i], head, sizeof(head));
 }
 
-/* Wait for the control connection, serving the channels.  False: time is up. */
-static bool await_control(struct peer *p, bool fences)
+/*
+ * Wait at most @ms for the control connection, serving the channels if @fences.
+ * False: time is up.
+ */
+static bool await_control(struct peer *p, bool fences, int ms)
 {
 	for (;;) {
 		struct pollfd v[1 + PEER_CHANNELS] = { { .fd = p->fd, .events = POLLIN } };
@@ -316,7 +320,7 @@ static bool await_control(struct peer *p, bool fences)
 		for (unsigned i = 0; i < PEER_CHANNELS; i++)
 			v[1 + i] =
 				(struct pollfd){ .fd = fences ? p->data[i] : -1, .events = POLLIN };
-		if (poll(v, 1 + PEER_CHANNELS, PATIENCE_MS) <= 0)
+		if (poll(v, 1 + PEER_CHANNELS, ms) <= 0)
 			return false;
 		if (v[0].revents)
 			return true;
@@ -333,7 +337,7 @@ static int hear_one(struct peer *p, struct wire_msg *msg, bool fences)
 	struct tern_error err = { 0 };
 	uint32_t len;
 
-	if (!await_control(p, fences) || !get_all(p->fd, head, sizeof(head)))
+	if (!await_control(p, fences, PATIENCE_MS) || !get_all(p->fd, head, sizeof(head)))
 		return 0;
 	len = frame_get_u32(head);
 	if (!len)
@@ -375,4 +379,19 @@ void peer_hear_end(struct peer *p)
 
 	while (hear_one(p, &msg, true) > 0)
 		;
+}
+
+void peer_ping_to_end(struct peer *p)
+{
+	uint64_t until = deadline_ns(PATIENCE_MS);
+	struct wire_msg msg;
+
+	while (now_ns() < until) {
+		if (!await_control(p, true, PEER_TIMEOUT_MS / 4)) {
+			if (!peer_say(p, WIRE_PING))
+				return;
+		} else if (hear_one(p, &msg, true) <= 0) {
+			return;
+		}
+	}
 }

@@ -19,35 +19,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bad_source.h"
 #include "peer.h"
 #include "scene.h"
 #include "victim.h"
-
-/* How far the source behaves. */
-enum stage {
-	BEFORE_HELLO,
-	BEFORE_REGIONS,
-	BEFORE_CHANNELS,
-	BEFORE_ROUND,
-	BEFORE_STATE, /* ROUND 1, final */
-	BEFORE_STATE_END,
-	BEFORE_GO, /* READY came */
-	BEFORE_BYE, /* STARTED came */
-	STAGE_NR,
-};
-
-static const char *const stage_names[] = {
-	[BEFORE_HELLO] = "before HELLO",
-	[BEFORE_REGIONS] = "before REGIONS",
-	[BEFORE_CHANNELS] = "before channels",
-	[BEFORE_ROUND] = "before ROUND",
-	[BEFORE_STATE] = "before STATE",
-	[BEFORE_STATE_END] = "before STATE_END",
-	[BEFORE_GO] = "before GO",
-	[BEFORE_BYE] = "before BYE",
-};
-
-_Static_assert(sizeof(stage_names) / sizeof(stage_names[0]) == STAGE_NR, "a name per stage");
 
 /* A message with @size bytes at @at replaced by @value, and cut (< 0) or stretched. */
 struct offence {
@@ -167,69 +142,6 @@ static const struct offence offences[] = {
 
 #define NR_OFFENCES (sizeof(offences) / sizeof(offences[0]))
 
-/* The victim's address. */
-static void victim_uri(struct victim *v, char *uri)
-{
-	tern_session_uri(v->s, uri, 320);
-}
-
-/* Behave up to @stage.  False, and noted, if the destination does not play along. */
-static bool behave(struct peer *p, struct victim *v, enum stage stage)
-{
-	char uri[320];
-
-	victim_uri(v, uri);
-	bool ok = peer_connect(p, uri);
-
-	if (ok && stage > BEFORE_HELLO)
-		ok = peer_say(p, WIRE_HELLO) && peer_hear(p, WIRE_HELLO_ACK, NULL, false);
-	if (ok && stage > BEFORE_REGIONS)
-		ok = peer_say(p, WIRE_REGIONS) && peer_hear(p, WIRE_REGIONS_ACK, NULL, false);
-	if (ok && stage > BEFORE_CHANNELS)
-		ok = peer_attach(p, uri) && peer_hear(p, WIRE_SETUP_DONE, NULL, false);
-	if (ok && stage > BEFORE_ROUND)
-		ok = peer_say(p, WIRE_ROUND);
-	if (ok && stage > BEFORE_STATE)
-		ok = peer_say(p, WIRE_STATE);
-	if (ok && stage > BEFORE_STATE_END)
-		ok = peer_say(p, WIRE_STATE_END) && peer_hear(p, WIRE_READY, NULL, false);
-	if (ok && stage > BEFORE_GO)
-		ok = peer_say(p, WIRE_GO) && peer_hear(p, WIRE_STARTED, NULL, false);
-	if (!ok)
-		problem_add(v->problems, "the destination does not let a good source get to '%s'",
-			    stage_names[stage]);
-	return ok;
-}
-
-/* The offence was committed at @stage: what became of the destination? */
-static void judge(struct victim *v, struct peer *p, enum stage stage, const char *text)
-{
-	if (stage < BEFORE_ROUND) {
-		victim_await_word(v, text);
-		victim_expect_ram(v, 0);
-		victim_good_migration(v);
-	} else if (victim_end(v) && stage < BEFORE_BYE) {
-		victim_expect_error(v, text);
-		victim_expect_ram(v, 0);
-		if (v->vm.is_running || v->vm.resumes)
-			problem_add(v->problems, "the guest ran");
-		if (tern_session_outcome(v->s) != TERN_OUTCOME_SOURCE)
-			problem_add(v->problems, "the outcome is %s",
-				    tern_outcome_name(tern_session_outcome(v->s)));
-	} else if (tern_session_state(v->s) != TERN_STATE_COMPLETED || !v->vm.is_running) {
-		problem_add(v->problems, "the guest that was started does not run");
-	}
-	if (p->error[0] && !strstr(p->error, text))
-		problem_add(v->problems, "the peer was told '%s', due is '%s'", p->error, text);
-}
-
-/* Set @size bytes at @at of @buf, little-endian. */
-static void patch(uint8_t *buf, unsigned at, unsigned size, uint64_t value)
-{
-	for (unsigned i = 0; i < size; i++)
-		buf[at + i] = (uint8_t)(value >> (8 * i));
-}
-
 static void commit(void *opaque, unsigned i)
 {
 	char(*problems)[SCENE_PROBLEMS_MAX] = opaque;
@@ -240,36 +152,17 @@ static void commit(void *opaque, unsigned i)
 
 	victim_open(&v, TERN_DESTINATION, problems[i]);
 	peer_init(&p, &v.vm, problems[i]);
-	if (behave(&p, &v, o->stage)) {
+	if (bad_source_behave(&p, &v, o->stage)) {
 		size_t len = peer_message(&p, o->type, buf);
 
-		patch(buf, o->at, o->size, o->value);
+		bytes_patch(buf, o->at, o->size, o->value);
 		peer_record(&p, buf, (size_t)((long)len + o->stretch));
 		peer_hear_end(&p);
 		peer_close(&p);
-		judge(&v, &p, o->stage, o->text);
+		bad_source_judge(&v, &p, o->stage, 0, o->text);
 	}
 	peer_close(&p);
 	victim_close(&v);
-}
-
-/* Tell which cases had problems. */
-static bool report(char (*problems)[SCENE_PROBLEMS_MAX], unsigned nr,
-		   void (*name)(unsigned i, char *buf, size_t size))
-{
-	bool good = true;
-
-	for (unsigned i = 0; i < nr; i++) {
-		char buf[128];
-
-		if (!problems[i][0])
-			continue;
-		name(i, buf, sizeof(buf));
-		print_error("%s: %s\n", buf, problems[i]);
-		good = false;
-	}
-	free(problems);
-	return good;
 }
 
 static void offence_name(unsigned i, char *buf, size_t size)
@@ -283,7 +176,7 @@ static void patched_messages(void **state)
 
 	assert_non_null(problems);
 	scene_crowd(NR_OFFENCES, commit, problems);
-	assert_true(report(problems, NR_OFFENCES, offence_name));
+	assert_true(problems_tell(problems, NR_OFFENCES, offence_name));
 }
 
 /* Every well-formed message at every stage where it is not due. */
@@ -320,16 +213,16 @@ static void commit_out_of_order(void *opaque, unsigned i)
 		snprintf(text, sizeof(text), "the source cancelled");
 	victim_open(&v, TERN_DESTINATION, problems[i]);
 	peer_init(&p, &v.vm, problems[i]);
-	if (behave(&p, &v, stage)) {
+	if (bad_source_behave(&p, &v, stage)) {
 		peer_say(&p, type);
-		victim_uri(&v, uri);
+		bad_source_uri(&v, uri);
 		/* Its PING shows that it has looked at what came before. */
 		if (stage == BEFORE_CHANNELS && wire_from_source(type) && type != WIRE_ERROR &&
 		    type != WIRE_CANCEL && peer_hear(&p, WIRE_PING, NULL, false))
 			peer_attach(&p, uri);
 		peer_hear_end(&p);
 		peer_close(&p);
-		judge(&v, &p, stage, text);
+		bad_source_judge(&v, &p, stage, 0, text);
 	}
 	peer_close(&p);
 	victim_close(&v);
@@ -347,7 +240,7 @@ static void messages_out_of_order(void **state)
 
 	assert_non_null(problems);
 	scene_crowd(NR_MATRIX, commit_out_of_order, problems);
-	assert_true(report(problems, NR_MATRIX, matrix_name));
+	assert_true(problems_tell(problems, NR_MATRIX, matrix_name));
 }
 
 int main(int argc, char **argv)
