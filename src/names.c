@@ -37,7 +37,7 @@ static const char *const ledger_names[] = {
 
 static const struct tern_param_info params[] = {
 	[TERN_PARAM_CHANNELS] = { "channels", "", 0, TRANSPORT_CHANNELS_MAX, 0 },
-	[TERN_PARAM_CHUNK_BYTES] = { "chunk", "bytes", 64 << 10, 64 << 20, 1 << 20 },
+	[TERN_PARAM_CHUNK_BYTES] = { "chunk", "bytes", 64 << 10, 64 << 20, 4 << 20 },
 	[TERN_PARAM_STRIPE_BYTES] = { "stripe", "bytes", 256 << 10, 1 << 30, 4 << 20 },
 	[TERN_PARAM_DOWNTIME_LIMIT_MS] = { "downtime-limit", "ms", 1, 2000000, 300 },
 	[TERN_PARAM_MAX_BANDWIDTH] = { "max-bandwidth", "bytes/s", 0, UINT64_MAX, 0 },
