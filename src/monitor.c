@@ -24,6 +24,7 @@ int monitor_init(struct monitor *m)
 
 	if (r)
 		return -r;
+	m->nr_waiting = 0;
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	r = pthread_cond_init(&m->cond, &attr);
 	pthread_condattr_destroy(&attr);
@@ -43,12 +44,17 @@ void monitor_fini(struct monitor *m)
 
 bool monitor_wait(struct monitor *m, uint64_t deadline)
 {
-	if (deadline == NEVER_NS)
-		return pthread_cond_wait(&m->cond, &m->lock) == 0;
-
 	struct timespec ts = {
 		.tv_sec = (time_t)(deadline / 1000000000u),
 		.tv_nsec = (long)(deadline % 1000000000u),
 	};
-	return pthread_cond_timedwait(&m->cond, &m->lock, &ts) != ETIMEDOUT;
+	int r;
+
+	m->nr_waiting++;
+	if (deadline == NEVER_NS)
+		r = pthread_cond_wait(&m->cond, &m->lock);
+	else
+		r = pthread_cond_timedwait(&m->cond, &m->lock, &ts);
+	m->nr_waiting--;
+	return r != ETIMEDOUT;
 }

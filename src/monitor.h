@@ -16,6 +16,7 @@
 struct monitor {
 	pthread_mutex_t lock;
 	pthread_cond_t cond; /* CLOCK_MONOTONIC */
+	unsigned nr_waiting; /* threads in monitor_wait(): tells tests that all is at rest */
 };
 
 #define NEVER_NS UINT64_MAX
