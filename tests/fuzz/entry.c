@@ -8,7 +8,7 @@
  * An answer that does not come is mostly one that will not come: short, for speed.
  * What a slow machine misses by it is only depth.
  */
-#define PATIENCE_MS 10
+#define PATIENCE_MS 20
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -91,6 +91,17 @@ struct tern_session *fuzz_session(enum tern_role role, const struct fuzz_ram *ra
 	return s;
 }
 
+bool fuzz_session_at_rest(struct tern_session *s, unsigned others, bool busy)
+{
+	monitor_lock(&s->mon);
+	unsigned workers = s->sender ? s->nr_channels : 0;
+	bool at_rest = !s->link.count && s->mon.nr_waiting == 1 + workers + others &&
+		       (!busy || s->worker_failed_ns);
+
+	monitor_unlock(&s->mon);
+	return at_rest;
+}
+
 uint64_t fuzz_read_int(const uint8_t *p, unsigned n)
 {
 	uint64_t v = 0;

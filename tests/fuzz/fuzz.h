@@ -58,6 +58,14 @@ bool fuzz_page_is(const struct fuzz_ram *ram, unsigned region, uint64_t page, ui
 /* fuzz_session - a session of @role with the blocks of @ram as regions; never fails. */
 struct tern_session *fuzz_session(enum tern_role role, const struct fuzz_ram *ram);
 
+/*
+ * fuzz_session_at_rest - do all threads of *s wait, the control thread apart?
+ *
+ * @others: threads of the caller in tern_session_wait(); @busy: a channel has work,
+ * which only a failed one does not do.  A guess, for speed.
+ */
+bool fuzz_session_at_rest(struct tern_session *s, unsigned others, bool busy);
+
 /* fuzz_read_int - the little-endian integer of @n bytes at @p; independent of src/wire.c. */
 uint64_t fuzz_read_int(const uint8_t *p, unsigned n);
 

@@ -177,6 +177,13 @@ static void check_end(const struct harness *h)
 		   "the outcome is %s", tern_outcome_name(outcome));
 }
 
+static bool at_rest(void *opaque, bool busy)
+{
+	struct harness *h = opaque;
+
+	return fuzz_session_at_rest(h->session, 0, busy);
+}
+
 static void harness_start(struct harness *h)
 {
 	static const struct tern_vm_ops ops = { .load = vm_load, .resume = vm_resume };
@@ -190,7 +197,7 @@ static void harness_start(struct harness *h)
 
 enum fuzz_reach fuzz_one(const uint8_t *data, size_t size, unsigned patience_ms)
 {
-	static const struct script_hooks hooks = { .notify = on_notify };
+	static const struct script_hooks hooks = { .notify = on_notify, .at_rest = at_rest };
 	struct harness h = { .behaviour = size ? data[0] : 0 };
 
 	if (!size)

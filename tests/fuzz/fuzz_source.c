@@ -187,6 +187,13 @@ static void check_end(const struct harness *h)
 			"what was sent of region %u is not what it holds", i);
 }
 
+static bool at_rest(void *opaque, bool busy)
+{
+	struct harness *h = opaque;
+
+	return fuzz_session_at_rest(h->session, 1, busy);
+}
+
 static void harness_start(struct harness *h)
 {
 	static const struct tern_vm_ops ops = {
@@ -214,6 +221,7 @@ enum fuzz_reach fuzz_one(const uint8_t *data, size_t size, unsigned patience_ms)
 		.sending = on_sending,
 		.notify = on_notify,
 		.write = on_write,
+		.at_rest = at_rest,
 	};
 	struct harness h = { .behaviour = size ? data[0] : 0 };
 

@@ -221,14 +221,14 @@ static void add_header(struct seed *s, uint8_t type, uint8_t ranges, uint32_t le
 	seed_add(s, buf, sizeof(buf));
 }
 
-/* A WRITE of @nr ranges of @len bytes, 1000 bytes apart. */
+/* A WRITE of @nr ranges of @len bytes, 1000 bytes apart; the second half in region 1. */
 static void add_write(struct seed *s, uint8_t nr, uint32_t len)
 {
 	uint8_t buf[FRAME_RANGE_LEN];
 
 	add_header(s, FRAME_WRITE, nr, 0, 0);
 	for (unsigned i = 0; i < nr; i++) {
-		frame_range_put(buf, &(struct transport_range){ i % 2, i * 1000, len });
+		frame_range_put(buf, &(struct transport_range){ i >= nr / 2u, i * 1000, len });
 		seed_add(s, buf, sizeof(buf));
 	}
 	memset(buf, 0x31, sizeof(buf));
@@ -339,7 +339,7 @@ static void make_destination(struct seed *s, const char *dir)
 	seed_write(s, dir, "destination", "full-zero");
 	seed_add(s, "", 1);
 	add_record(s, SCRIPT_CLOSE, NULL, 0);
-	add_msg(s, 0, sample(WIRE_GO));
+	add_msg(s, SCRIPT_HASTY, sample(WIRE_GO));
 	add_record(s, SCRIPT_CLOSE, NULL, 0);
 	add_migration(s, false);
 	seed_write(s, dir, "destination", "full-after-strangers");

@@ -263,23 +263,21 @@ void script_fini(struct script *s)
 	pthread_mutex_destroy(&s->lock);
 }
 
-struct timespec script_time(unsigned ms)
+struct timespec script_time_us(uint64_t us)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	ts.tv_sec += ms / 1000;
-	ts.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (ts.tv_nsec >= 1000000000) {
-		ts.tv_sec++;
-		ts.tv_nsec -= 1000000000;
-	}
+	uint64_t ns = (uint64_t)ts.tv_nsec + us % 1000000 * 1000;
+
+	ts.tv_sec += (time_t)(us / 1000000 + ns / 1000000000);
+	ts.tv_nsec = (long)(ns % 1000000000);
 	return ts;
 }
 
 void script_wait(struct script *s)
 {
-	struct timespec until = script_time(HANG_S * 1000);
+	struct timespec until = script_time_us(HANG_S * 1000000ull);
 
 	pthread_mutex_lock(&s->lock);
 	while (!s->over && (s->conn || s->latecomers || s->at < s->size))

@@ -16,8 +16,9 @@
  *	byte 1-2 length of the payload, little-endian
  *
  * A peer that is not hasty waits, before it sends a message, until the session has
- * said what that message answers, as a real one would.  If that does not come
- * within the patience, the connection ends; so it does after the last record.
+ * said what that message answers, as a real one would.  If the session comes to
+ * rest without that, or the patience is over, the connection ends; so it does after
+ * the last record.
  *
  * Everything the session sends is decoded and must be valid: right sender, right
  * sequence number.
@@ -44,6 +45,7 @@ enum script_kind {
 #define SCRIPT_RAW 0x04u
 #define SCRIPT_HASTY 0x08u
 #define SCRIPT_HEAD_LEN 3u
+#define SCRIPT_PATIENT_MS 1000u /* with such a patience, at_rest() is not relied upon */
 #define SCRIPT_INBOX 8u /* notifies that wait in a channel */
 
 struct script;
@@ -84,6 +86,11 @@ struct script_hooks {
 	/* A notify was handed out; @handled: and came back. */
 	void (*notify)(void *opaque, const uint8_t *msg, size_t len, bool handled);
 	void (*write)(void *opaque, const struct transport_range *ranges, unsigned nr);
+	/*
+	 * Is the session at rest but for messages to come?  @busy: a notify is on its
+	 * way.  Called without the lock; may be wrong when a thread is about to wake up.
+	 */
+	bool (*at_rest)(void *opaque, bool busy);
 };
 
 struct script {

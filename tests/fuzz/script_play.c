@@ -12,6 +12,8 @@
 #include "fuzz.h"
 #include "script_private.h"
 
+#define REST_US 200 /* how often to look whether the session is at rest */
+
 struct record {
 	enum script_kind kind;
 	unsigned flags, channel;
@@ -85,15 +87,37 @@ static bool is_due(const struct script_conn *c, unsigned type)
 	return (!answers[type] && type != WIRE_SETUP_DONE) || c->sent[answers[type]];
 }
 
-/* Wait until @type is due.  False: it took too long, or the session gave up. */
+/* Is nothing going on that could make a message due?  Gives the lock away for a moment. */
+static bool all_at_rest(struct script_conn *c)
+{
+	struct script *s = c->script;
+	bool busy = !channels_idle(c);
+
+	if (!s->hooks.at_rest || s->patience_ms >= SCRIPT_PATIENT_MS)
+		return false;
+	pthread_mutex_unlock(&s->lock);
+	bool at_rest = s->hooks.at_rest(s->opaque, busy);
+
+	pthread_mutex_lock(&s->lock);
+	return at_rest;
+}
+
+/* Wait until @type is due.  False: it will not be, it seems. */
 static bool await_due(struct script_conn *c, unsigned type)
 {
 	struct script *s = c->script;
-	struct timespec until = script_time(s->patience_ms);
-	int r = 0;
+	struct timespec until = script_time_us(s->patience_ms * 1000);
+	bool at_rest = false;
 
-	while (!r && !c->aborted && !is_due(c, type))
-		r = pthread_cond_timedwait(&s->changed, &s->lock, &until);
+	while (!at_rest && !c->aborted && !is_due(c, type)) {
+		struct timespec soon = script_time_us(REST_US);
+
+		if (soon.tv_sec > until.tv_sec ||
+		    (soon.tv_sec == until.tv_sec && soon.tv_nsec >= until.tv_nsec))
+			break;
+		if (pthread_cond_timedwait(&s->changed, &s->lock, &soon))
+			at_rest = all_at_rest(c);
+	}
 	return !c->aborted && is_due(c, type);
 }
 

@@ -11,8 +11,8 @@
 /* In script_conn.sent, which is indexed by message type: channels were opened. */
 #define SCRIPT_OPENED 0
 
-/* script_time - the monotonic time in @ms milliseconds. */
-struct timespec script_time(unsigned ms);
+/* script_time_us - the monotonic time in @us microseconds. */
+struct timespec script_time_us(uint64_t us);
 
 /* Ops; see src/transport.h. */
 long script_recv(struct transport_conn *conn, void *buf, size_t cap, int timeout_ms,
