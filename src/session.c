@@ -479,8 +479,8 @@ int session_receive(struct tern_session *s, struct wire_msg *msg, uint64_t deadl
 			break;
 		if (now_ns() >= deadline) {
 			r = error_session(err, -ETIMEDOUT,
-					  "%s did not arrive in time; the peer answers "
-					  "keep-alive but does not go on",
+					  "message %s did not arrive in time although the link is "
+					  "up: the peer does not go on",
 					  what);
 			break;
 		}

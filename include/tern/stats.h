@@ -38,7 +38,7 @@ struct tern_stats {
 	enum tern_outcome outcome;
 	char transport[16];          /* "tcp", "unix", "rdma", … */
 	uint32_t nr_channels;
-	uint32_t nr_rounds;          /* begun */
+	uint32_t nr_rounds;          /* ended */
 	uint32_t nr_regions;
 	uint32_t dirty_provider;     /* enum tern_dirty_provider in use */
 
