@@ -237,6 +237,9 @@ def prepare(log):
 
 def fetch(cache, log):
     """Ask apt for the kernel, unpack it if it is new, note it.  Under the lock."""
+    for name in os.listdir(cache):
+        if name.startswith(".new-"):    # of a start that was killed
+            shutil.rmtree(os.path.join(cache, name), ignore_errors=True)
     package = ask_apt_fresh()
     if not os.path.exists(os.path.join(cache, package, "vmlinuz")):
         log(f"fetching {package} into {cache}")
