@@ -238,9 +238,21 @@ fuzz_one()
 	for seeds_dir in "$root/tests/fuzz/corpus/$name" "$root/tests/fuzz/corpus/${name#fuzz_}"; do
 		[ ! -d "$seeds_dir" ] || seeds+=("$seeds_dir")
 	done
-	"$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 \
+	"${run_wrapper[@]}" "$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 \
 		-artifact_prefix="$dir/" "$dir/corpus" ${seeds[@]+"${seeds[@]}"} \
 		>"$dir/log" 2>&1
+}
+
+# show_inputs NAME - the inputs that made a target fail, to copy from a log
+show_inputs()
+{
+	local input
+
+	for input in "$build_root/fuzz/run/$1"/{crash,leak,timeout,oom,slow-unit}-*; do
+		[ -f "$input" ] || continue
+		say "$input (base64):"
+		base64 "$input"
+	done
 }
 
 test_fuzz()
@@ -267,6 +279,7 @@ test_fuzz()
 			else
 				step_failed "fuzz: $(basename "$target")" \
 					"$build_root/fuzz/run/$(basename "$target")/log"
+				show_inputs "$(basename "$target")"
 			fi
 			pids=("${pids[@]:1}")
 		done
