@@ -71,7 +71,7 @@ void bad_source_judge(struct victim *v, struct peer *p, enum stage stage, uint8_
 	} else if (tern_session_state(v->s) != TERN_STATE_COMPLETED || !v->vm.is_running) {
 		problem_add(v->problems, "the guest that was started does not run");
 	}
-	if (p->error[0] && !strstr(p->error, text))
+	if (p->error[0] && !word_found(p->error, text))
 		problem_add(v->problems, "the peer was told '%s', due is '%s'", p->error, text);
 }
 

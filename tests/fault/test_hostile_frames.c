@@ -113,6 +113,24 @@ static const struct bad_frame frames[] = {
 	  .payload = 2 * PAGE,
 	  .ranges = { { 0, 2 * PAGE, PAGE }, { 1, 5 * PAGE, PAGE } },
 	  .text = "write region 1 offset 20480" },
+	{ .name = "descending ranges",
+	  .h = { .type = FRAME_WRITE, .nr_ranges = 2 },
+	  .nr = 2,
+	  .payload = 2 * PAGE,
+	  .ranges = { { 0, 3 * PAGE, PAGE }, { 0, 2 * PAGE, PAGE } },
+	  .text = "descending or overlapping ranges" },
+	{ .name = "overlapping ranges",
+	  .h = { .type = FRAME_WRITE, .nr_ranges = 2 },
+	  .nr = 2,
+	  .payload = 3 * PAGE,
+	  .ranges = { { 0, 2 * PAGE, 2 * PAGE }, { 0, 3 * PAGE, PAGE } },
+	  .text = "descending or overlapping ranges" },
+	{ .name = "descending regions",
+	  .h = { .type = FRAME_WRITE, .nr_ranges = 2 },
+	  .nr = 2,
+	  .payload = 2 * PAGE,
+	  .ranges = { { 1, 0, PAGE }, { 0, 2 * PAGE, PAGE } },
+	  .text = "descending or overlapping ranges" },
 };
 
 #define NR_FRAMES (sizeof(frames) / sizeof(frames[0]))
@@ -239,7 +257,7 @@ static void send_bad_frame(void *opaque, unsigned i)
 {
 	char(*problems)[SCENE_PROBLEMS_MAX] = opaque;
 	const struct bad_frame *f = &frames[i];
-	uint8_t buf[FRAME_HEADER_LEN + 2 * FRAME_RANGE_LEN + 2 * PAGE];
+	uint8_t buf[FRAME_HEADER_LEN + 2 * FRAME_RANGE_LEN + 3 * PAGE];
 	uint8_t *at = buf + FRAME_HEADER_LEN;
 
 	frame_header_put(buf, &f->h);

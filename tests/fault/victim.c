@@ -70,6 +70,24 @@ bool victim_end(struct victim *v)
 	return false;
 }
 
+bool word_found(const char *heard, const char *text)
+{
+	char word[256];
+
+	for (;;) {
+		size_t n = strcspn(text, "|");
+
+		n = n < sizeof(word) - 1 ? n : sizeof(word) - 1;
+		memcpy(word, text, n);
+		word[n] = 0;
+		if (strstr(heard, word))
+			return true;
+		text += n;
+		if (!*text++)
+			return false;
+	}
+}
+
 void victim_await_word(struct victim *v, const char *text)
 {
 	uint64_t until = deadline_ns(10 * PEER_TIMEOUT_MS + 5000);
@@ -77,7 +95,7 @@ void victim_await_word(struct victim *v, const char *text)
 
 	while (!found && now_ns() < until) {
 		pthread_mutex_lock(&v->lock);
-		found = strstr(v->heard, text) != NULL;
+		found = word_found(v->heard, text);
 		pthread_mutex_unlock(&v->lock);
 		if (!found)
 			usleep(1000);
@@ -94,7 +112,7 @@ void victim_expect_error(struct victim *v, const char *text)
 	struct tern_error e;
 
 	tern_session_error(v->s, &e);
-	if (!e.code || !strstr(e.message, text))
+	if (!e.code || !word_found(e.message, text))
 		problem_add(v->problems, "the error is %d '%s', due is '%s'", e.code, e.message,
 			    text);
 }

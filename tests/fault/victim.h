@@ -30,6 +30,9 @@ void victim_close(struct victim *v);
 /* victim_end - wait until it has ended; false, and noted, if it does not. */
 bool victim_end(struct victim *v);
 
+/* word_found - does @heard contain @text, or one of its parts between '|'? */
+bool word_found(const char *heard, const char *text);
+
 /* victim_await_word - wait until the handler was told something with @text in it. */
 void victim_await_word(struct victim *v, const char *text);
 
