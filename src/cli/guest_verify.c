@@ -12,8 +12,8 @@
  *    the vCPU looked before it wrote, and noted the version it found.  That must
  *    be `then`, so a stale or torn page cannot hide behind an overwrite.
  *
- * Untouched RAM is not read where the kernel knows that it has no memory: data
- * and hole extents for memfd, pagemap for anonymous memory.  Huge pages are read
+ * Untouched RAM is not read where the kernel knows that it has no memory: residency
+ * and data extents for memfd, pagemap for anonymous memory.  Huge pages are read
  * through their file, which gives zeros for holes without allocating them.
  */
 
@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include "cli.h"
 #include "guest_impl.h"
@@ -148,26 +149,35 @@ static void check_page(struct check *c, const struct run *run, unsigned i, uint6
 	}
 }
 
-/* Holes of a run in memfd memory, from the file's extents.  0 or -errno. */
+/*
+ * Holes of a run in memfd memory: pages that are neither in memory (mincore()) nor
+ * swapped out (the file's data).  SEEK_HOLE is not used: it walks on to the end of the
+ * data, however far behind the run that is.  0 or -errno.
+ */
 static int holes_memfd(struct run *run)
 {
 	off_t begin = (off_t)((run->first - run->region->first_page) * GUEST_PAGE_SIZE);
-	off_t end = begin + (off_t)run->nr * GUEST_PAGE_SIZE, data, hole, pos = begin;
+	off_t end = begin + (off_t)run->nr * GUEST_PAGE_SIZE;
+	unsigned char resident[BLOCK];
 
-	memset(run->hole, true, sizeof(run->hole));
-	while (pos < end) {
+	if (mincore((void *)run->data, run->nr * GUEST_PAGE_SIZE, resident))
+		return -errno;
+	memset(run->hole, false, sizeof(run->hole));
+	for (unsigned i = 0; i < run->nr;) {
+		off_t pos = begin + (off_t)i * GUEST_PAGE_SIZE, data;
+
+		if (resident[i] & 1) {
+			i++;
+			continue;
+		}
 		data = lseek(run->region->fd, pos, SEEK_DATA);
-		if (data < 0)
-			return errno == ENXIO ? 0 : -errno;
-		if (data >= end)
-			return 0;
-		hole = lseek(run->region->fd, data, SEEK_HOLE);
-		if (hole < 0)
+		if (data < 0 && errno != ENXIO)
 			return -errno;
-		if (hole > end)
-			hole = end;
-		for (pos = data; pos < hole; pos += GUEST_PAGE_SIZE)
-			run->hole[(pos - begin) / GUEST_PAGE_SIZE] = false;
+		if (data < 0 || data > end)
+			data = end;
+		for (; pos < data; pos += GUEST_PAGE_SIZE)
+			run->hole[i++] = true;
+		i += data == pos && data < end; /* swapped out, or resident by now */
 	}
 	return 0;
 }
