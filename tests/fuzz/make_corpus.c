@@ -270,6 +270,42 @@ static void make_stream_of(struct seed *s, uint8_t mode, uint8_t writes, uint8_t
 	add_header(s, FRAME_END, 0, 0, 0);
 }
 
+/* WRITEs at the borders of what is allowed; those called full-* are allowed. */
+static void make_stream_borders(struct seed *s, const char *dir)
+{
+	static const struct {
+		const char *name;
+		uint8_t nr;
+		struct transport_range v[2];
+	} seeds[] = {
+		{ "full-write-to-end", 1, { { 0, 16 * 4096 - 24, 24 } } },
+		{ "full-write-adjacent", 2, { { 0, 0, 8 }, { 0, 8, 8 } } },
+		{ "write-past-end", 1, { { 0, 16 * 4096 - 23, 24 } } },
+		{ "write-at-end", 1, { { 0, 16 * 4096, 1 } } },
+		{ "write-overflows", 1, { { 0, UINT64_MAX - 7, 24 } } },
+		{ "write-no-region", 1, { { 2, 0, 8 } } },
+		{ "write-nothing", 1, { { 1, 0, 0 } } },
+		{ "write-overlaps", 2, { { 0, 0, 8 }, { 0, 7, 8 } } },
+		{ "write-second-past-end", 2, { { 0, 0, 8 }, { 1, 4 * 4096 - 7, 8 } } },
+	};
+	uint8_t range[FRAME_RANGE_LEN];
+
+	for (unsigned i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++) {
+		seed_add(s, (uint8_t[]){ 3, 4 + 8 + 4, 0, 8, 0, 0, 0 }, 7);
+		seed_add(s, (uint8_t[]){ WIRE_PING, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 12);
+		add_header(s, FRAME_WRITE, seeds[i].nr, 0, 0);
+		for (unsigned k = 0; k < seeds[i].nr; k++) {
+			frame_range_put(range, &seeds[i].v[k]);
+			seed_add(s, range, sizeof(range));
+		}
+		for (unsigned k = 0; k < seeds[i].nr; k++)
+			seed_add(s, "abcdefghijklmnopqrstuvwx", seeds[i].v[k].len);
+		add_header(s, FRAME_FENCE, 0, 0, 1);
+		add_header(s, FRAME_END, 0, 0, 0);
+		seed_write(s, dir, "stream", seeds[i].name);
+	}
+}
+
 static void make_stream(struct seed *s, const char *dir)
 {
 	uint8_t buf[FRAME_PREAMBLE_LEN];
@@ -318,6 +354,36 @@ static void add_migration(struct seed *s, bool zero)
 	add_rounds(s, 0);
 	add_msgs(s, 0, state_msgs);
 	add_msgs(s, 0, go_msgs);
+}
+
+/* ZERO messages at the borders of what is allowed; as for WRITEs. */
+static void make_zero_borders(struct seed *s, const char *dir)
+{
+	static const struct {
+		const char *name;
+		struct wire_zero z;
+	} seeds[] = {
+		{ "full-zero-all", { 2, { { 0, 0, 16 }, { 1, 0, 4 } } } },
+		{ "full-zero-adjacent", { 2, { { 0, 3, 1 }, { 0, 4, 1 } } } },
+		{ "zero-past-end", { 2, { { 0, 2, 2 }, { 0, 10, 7 } } } },
+		{ "zero-at-end", { 2, { { 0, 2, 2 }, { 1, 4, 1 } } } },
+		{ "zero-no-region", { 2, { { 0, 2, 2 }, { 2, 0, 1 } } } },
+		{ "zero-overlaps", { 2, { { 0, 2, 2 }, { 0, 3, 1 } } } },
+		{ "zero-descends", { 2, { { 1, 0, 1 }, { 0, 0, 1 } } } },
+		{ "zero-far", { 2, { { 0, 2, 2 }, { 0, 1ull << 40, 1ull << 40 } } } },
+	};
+	uint8_t buf[TRANSPORT_NOTIFY_MAX];
+
+	for (unsigned i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++) {
+		seed_add(s, "", 1);
+		add_msgs(s, 0, setup_msgs);
+		add_msg(s, 0, sample(WIRE_ROUND)); /* channels are open from here on */
+		add_record(s, SCRIPT_NOTIFY, buf, wire_zero_encode(&seeds[i].z, buf));
+		add_rounds(s, 0);
+		add_msgs(s, 0, state_msgs);
+		add_msgs(s, 0, go_msgs);
+		seed_write(s, dir, "destination", seeds[i].name);
+	}
 }
 
 static void make_destination(struct seed *s, const char *dir)
@@ -413,7 +479,9 @@ int main(int argc, char **argv)
 	make_wire(&s, argv[1]);
 	make_uri(&s, argv[1]);
 	make_stream(&s, argv[1]);
+	make_stream_borders(&s, argv[1]);
 	make_destination(&s, argv[1]);
+	make_zero_borders(&s, argv[1]);
 	make_source(&s, argv[1]);
 	return 0;
 }
