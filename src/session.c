@@ -189,12 +189,26 @@ static void *session_main(void *arg)
 	return NULL;
 }
 
-/* Start the session thread with every signal blocked; threads it makes inherit that. */
+/*
+ * The signals to block in the session's threads: all but those that a thread brings on
+ * itself.  The kernel kills the process for one of these that is blocked, and the
+ * caller's handler (of SIGBUS for poisoned memory, say) would not see it.
+ */
+static void blocked_signals(sigset_t *set)
+{
+	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS };
+
+	sigfillset(set);
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		sigdelset(set, own[i]);
+}
+
+/* Start the session thread with signals blocked; threads it makes inherit that. */
 static int start_thread(struct tern_session *s, struct tern_error *err)
 {
 	sigset_t all, old;
 
-	sigfillset(&all);
+	blocked_signals(&all);
 	monitor_lock(&s->mon);
 	s->started = true;
 	s->state = TERN_STATE_SETUP;
