@@ -59,6 +59,20 @@ free_session:
 	return r;
 }
 
+int tern_uri_check(const char *text, struct tern_error *err)
+{
+	struct tern_error scratch;
+	const struct transport *ops;
+	struct uri uri;
+
+	if (!err)
+		err = &scratch;
+	error_clear(err);
+	int r = uri_parse(text, &uri, err);
+
+	return r ? r : transport_find(&uri, &ops, err);
+}
+
 int tern_session_new(enum tern_role role, struct tern_session **out)
 {
 	struct topology *topology;

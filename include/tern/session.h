@@ -141,6 +141,15 @@ const char *tern_dirty_provider_name(enum tern_dirty_provider provider);
 const struct tern_param_info *tern_param_info(enum tern_param param);
 
 /*
+ * tern_uri_check - could a session of this build connect or listen to @uri?
+ *
+ * Looks at the text and at the transports in this build; resolves and opens nothing.
+ * Returns 0; -EINVAL (not a URI of ours) or -EPROTONOSUPPORT (no such transport in this
+ * build), with the sentence in *@err unless that is NULL.  Any thread.
+ */
+int tern_uri_check(const char *uri, struct tern_error *err);
+
+/*
  * tern_session_new - make a session that is not connected to anything.
  *
  * Reads the machine's topology (some milliseconds).  Returns 0, -ENOMEM, or

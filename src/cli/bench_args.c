@@ -356,7 +356,7 @@ static int settle_build(const struct typed *t, const struct bench_args *a, struc
 		return cli_fail(err, -EINVAL,
 				"--mode %s: postcopy is not in this build; use precopy",
 				t->text[SLOT_MODE]);
-	return 0;
+	return a->uri ? tern_uri_check(a->uri, err) : 0;
 }
 
 /* Sizes of the guest against each other. */
