@@ -346,7 +346,6 @@ static void add_migration(struct seed *s, bool zero)
 {
 	add_msgs(s, 0, setup_msgs);
 	if (zero) {
-		add_msg(s, 0, sample(WIRE_PING)); /* makes recv() wait for nothing */
 		add_msg(s, 0, sample(WIRE_ROUND)); /* channels are open from here on */
 		add_zero(s, 0);
 		add_zero(s, 1);
@@ -416,6 +415,16 @@ static void make_destination(struct seed *s, const char *dir)
 	add_msgs(s, 0, state_msgs);
 	add_msgs(s, 0, go_msgs);
 	seed_write(s, dir, "destination", "full-latecomer");
+	/* Pages to clear come together with GO: they must not be cleared under the guest. */
+	seed_add(s, "", 1);
+	add_msgs(s, 0, setup_msgs);
+	add_rounds(s, 0);
+	add_msgs(s, 0, state_msgs);
+	add_msg(s, 0, sample(WIRE_GO));
+	for (unsigned i = 0; i < 12; i++)
+		add_zero(s, i);
+	add_msg(s, 0, sample(WIRE_BYE));
+	seed_write(s, dir, "destination", "full-zero-after-go");
 	seed_add(s, "", 1);
 	add_msgs(s, 0, setup_msgs);
 	add_rounds(s, SCRIPT_HASTY);
