@@ -14,11 +14,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "scene.h"
 #include "testvm.h"
 #include "wire.h"
 
 #define PEER_CHANNELS 2u
-#define PEER_TIMEOUT_MS 300u /* that the victim's session uses, and the peer offers */
+/* That the victim's session uses, and the peer offers. */
+#ifdef SCENE_SLOW
+#define PEER_TIMEOUT_MS 1500u
+#else
+#define PEER_TIMEOUT_MS 500u
+#endif
 
 struct peer {
 	int listen_fd; /* a destination's, or -1 */

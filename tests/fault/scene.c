@@ -119,7 +119,6 @@ static struct tern_session *new_session(struct scene *sc, struct testvm *vm, enu
 /* The layer over the lane's transport, and where to listen. */
 static void open_lane(struct scene *sc, const char *lane)
 {
-	static atomic_uint paths;
 	const struct transport *ops;
 	struct tern_error err = { 0 };
 	struct uri uri;
@@ -127,8 +126,8 @@ static void open_lane(struct scene *sc, const char *lane)
 	if (strcmp(lane, "tcp") == 0)
 		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "tcp:127.0.0.1:0");
 	else
-		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "unix:/tmp/tern-scene-%d-%u",
-			 (int)getpid(), atomic_fetch_add(&paths, 1));
+		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "unix:/tmp/tern-scene-%d-%p",
+			 (int)getpid(), (void *)sc);
 	if (strcmp(lane, "loop") == 0) {
 		sc->loop = loop_net_new();
 		ops = loop_net_transport(sc->loop);

@@ -21,13 +21,15 @@
 
 /* Sanitizers make everything slow; a peer must not seem lost because of that. */
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define SCENE_PEER_TIMEOUT_MS 1500u
+#define SCENE_SLOW 1
 #elif defined(__has_feature)
 #if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define SCENE_SLOW 1
+#endif
+#endif
+#ifdef SCENE_SLOW
 #define SCENE_PEER_TIMEOUT_MS 1500u
-#endif
-#endif
-#ifndef SCENE_PEER_TIMEOUT_MS
+#else
 #define SCENE_PEER_TIMEOUT_MS 400u
 #endif
 

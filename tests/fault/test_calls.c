@@ -120,7 +120,7 @@ static void verdict(void **state)
 
 int main(int argc, char **argv)
 {
-	static struct CMUnitTest tests[NR_POINTS];
+	struct CMUnitTest tests[NR_POINTS];
 	struct walk *walks = calloc(NR_POINTS, sizeof(*walks));
 
 	if (argc < 2 || !walks)

@@ -192,6 +192,9 @@ static struct fault_plan fault_before(struct fault_conn *c, enum fault_op op, in
 	case FAULT_KILL_AFTER:
 		plan.kill_after = true;
 		break;
+	case FAULT_STOP:
+		raise(SIGSTOP);
+		break;
 	}
 	return plan;
 }
@@ -383,6 +386,9 @@ static enum fate fault_arrived(struct fault_conn *c, int type, int timeout_ms,
 		return c->rx_stuck ? FATE_NEVER : FATE_GIVE;
 	case FAULT_KILL:
 		fault_kill();
+		break;
+	case FAULT_STOP:
+		raise(SIGSTOP);
 		break;
 	case FAULT_CUT_AFTER:
 		plan->cut_after = true;

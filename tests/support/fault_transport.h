@@ -49,6 +49,7 @@ enum fault_action {
 	FAULT_STALL, /* the call waits; see below */
 	FAULT_KILL, /* this process dies at once, without the call */
 	FAULT_KILL_AFTER, /* the call is made, then this process dies */
+	FAULT_STOP, /* this process stops (SIGSTOP); once continued, the call is made */
 };
 
 /*
