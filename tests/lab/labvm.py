@@ -26,8 +26,10 @@ import threading
 
 QEMU = "qemu-system-x86_64"
 PR_SET_PDEATHSIG = 1
+# maxcpus: one CPU until init adds the others; several emulated ones take each
+# other's time while the kernel starts.
 COMMAND_LINE = ("console=ttyS0 quiet panic=-1 oops=panic mitigations=off "
-                "random.trust_cpu=on no_timer_check tsc=reliable")
+                "random.trust_cpu=on no_timer_check tsc=reliable maxcpus=1")
 
 
 class QmpError(Exception):
