@@ -19,6 +19,12 @@ DEPS_BUILD=(gcc libc6-dev meson ninja-build pkgconf libnuma-dev libhwloc-dev
 DEPS_TEST=(libcmocka-dev clang libclang-rt-14-dev llvm binutils python3
 	qemu-system-x86 util-linux)
 
+# Needed for tests/lab: a VM with RDMA on a machine without, and what runs in it.
+# The kernel is fetched by the lab itself.
+# shellcheck disable=SC2034
+DEPS_LAB=(apt dpkg python3 qemu-system-x86 busybox-static kmod util-linux iproute2
+	iputils-ping ibverbs-providers ibverbs-utils rdmacm-utils perftest numactl iperf3)
+
 as_root()
 {
 	if [ "$(id -u)" -eq 0 ]; then
