@@ -381,16 +381,16 @@ void peer_hear_end(struct peer *p)
 		;
 }
 
-void peer_ping_to_end(struct peer *p)
+void peer_ping_to_end(struct peer *p, bool fences)
 {
 	uint64_t until = deadline_ns(PATIENCE_MS);
 	struct wire_msg msg;
 
 	while (now_ns() < until) {
-		if (!await_control(p, true, PEER_TIMEOUT_MS / 4)) {
+		if (!await_control(p, fences, PEER_TIMEOUT_MS / 4)) {
 			if (!peer_say(p, WIRE_PING))
 				return;
-		} else if (hear_one(p, &msg, true) <= 0) {
+		} else if (hear_one(p, &msg, fences) <= 0) {
 			return;
 		}
 	}

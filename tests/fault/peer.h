@@ -84,7 +84,10 @@ bool peer_hear(struct peer *p, enum wire_type type, struct wire_msg *msg, bool f
 /* peer_hear_end - take messages until the connection ends; keeps an ERROR's text. */
 void peer_hear_end(struct peer *p);
 
-/* peer_ping_to_end - send PING every now and then and nothing else until the connection ends. */
-void peer_ping_to_end(struct peer *p);
+/*
+ * peer_ping_to_end - send PING every now and then until the connection ends, and nothing
+ * else; answer fences if @fences.
+ */
+void peer_ping_to_end(struct peer *p, bool fences);
 
 #endif

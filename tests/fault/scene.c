@@ -216,10 +216,26 @@ static bool still_listening(struct scene *sc)
 static void judge_error(struct scene *sc, struct tern_session *s, const char *who)
 {
 	static const char *const apt[] = {
-		"cut",        "closed",        "silent",  "sequence number", "did not arrive",
-		"says:",      "injected",      "aborted", "cancelled",       "could not",
-		"lost",       "no answer",     "in time", "expected",        "no control message",
-		"handles no", "no byte moved", "reset",   "is gone",
+		"cut",
+		"closed",
+		"silent",
+		"sequence number",
+		"did not arrive",
+		"says:",
+		"injected",
+		"aborted",
+		"cancelled",
+		"could not",
+		"lost",
+		"no answer",
+		"in time",
+		"expected",
+		"no control message",
+		"handles no",
+		"no byte moved",
+		"did not take",
+		"reset",
+		"is gone",
 	};
 	struct tern_error e;
 	bool found = false;

@@ -277,18 +277,13 @@ static void fall_silent(struct peer *p)
 /* Keep alive, serve the channels, and do not go on. */
 static void only_ping(struct peer *p)
 {
-	peer_ping_to_end(p);
+	peer_ping_to_end(p, true);
 }
 
 /* Keep alive, and leave the channels alone. */
 static void ignore_channels(struct peer *p)
 {
-	int data[PEER_CHANNELS];
-
-	memcpy(data, p->data, sizeof(data));
-	memset(p->data, 0xff, sizeof(p->data));
-	peer_ping_to_end(p);
-	memcpy(p->data, data, sizeof(data));
+	peer_ping_to_end(p, false);
 }
 
 static void hang_up(struct peer *p)
@@ -355,7 +350,7 @@ static void answer_fence(struct peer *p, uint8_t type, uint64_t seq)
 	frame_header_put(buf, &(struct frame_header){ .type = type, .seq = seq });
 	for (unsigned i = 0; i < PEER_CHANNELS; i++)
 		peer_frame(p, i, buf, sizeof(buf));
-	peer_ping_to_end(p);
+	peer_ping_to_end(p, true);
 }
 
 static void answer_other_fence(struct peer *p)

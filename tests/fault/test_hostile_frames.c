@@ -243,7 +243,7 @@ static void offend(char *problems, const uint8_t *bytes, size_t len, const char 
 		if (!write_first_page(&p))
 			problem_add(problems, "a good write was not placed");
 		peer_frame(&p, 1, bytes, len);
-		peer_ping_to_end(&p);
+		peer_ping_to_end(&p, true);
 		if (!p.error[0])
 			problem_add(problems, "the peer was not told");
 		peer_close(&p);

@@ -54,7 +54,7 @@ static void hang_up(struct peer *p, struct victim *v)
 
 static void only_ping(struct peer *p, struct victim *v)
 {
-	peer_ping_to_end(p);
+	peer_ping_to_end(p, true);
 }
 
 /* A bare connection that never says who it is. */
@@ -108,7 +108,7 @@ static void attach_half(struct peer *p, struct victim *v)
 	bad_source_uri(v, uri);
 	p->data[0] = peer_socket(p, uri);
 	peer_frame(p, 0, buf, sizeof(buf));
-	peer_ping_to_end(p);
+	peer_ping_to_end(p, false);
 }
 
 /* A WRITE whose payload stops half-way, on a link that is kept alive. */
@@ -121,7 +121,7 @@ static void write_half(struct peer *p, struct victim *v)
 	frame_header_put(buf, &h);
 	frame_range_put(buf + FRAME_HEADER_LEN, &range);
 	peer_frame(p, 0, buf, sizeof(buf));
-	peer_ping_to_end(p);
+	peer_ping_to_end(p, true);
 }
 
 /* Finish from where ROUND is due. */
