@@ -204,11 +204,13 @@ static int populated_walk_pagemap(const struct populated *p, const struct region
 }
 
 /*
- * populated_extent - the first extent [*data, *hole) of data at or behind @at.
+ * populated_extent - the first extent [*data, *hole) of data in [@at, @end).
  *
+ * Where data begins behind @end its extent is not measured: that would walk all of it.
  * 0; -ENXIO: there is none; or another -errno.
  */
-static int populated_extent(struct populated_file *f, uint64_t at, uint64_t *data, uint64_t *hole)
+static int populated_extent(struct populated_file *f, uint64_t at, uint64_t end, uint64_t *data,
+			    uint64_t *hole)
 {
 	pthread_mutex_lock(&f->lock);
 	bool known = at >= f->data && at < f->hole;
@@ -220,6 +222,9 @@ static int populated_extent(struct populated_file *f, uint64_t at, uint64_t *dat
 		return 0;
 	for (;;) {
 		off_t d = lseek(f->fd, (off_t)at, SEEK_DATA);
+
+		if (d >= 0 && (uint64_t)d >= end)
+			return -ENXIO;
 		off_t h = d < 0 ? d : lseek(f->fd, d, SEEK_HOLE);
 
 		if (h >= 0) {
@@ -245,12 +250,10 @@ static int populated_walk_data(struct populated_file *f, const struct populated_
 
 	while (at < end) {
 		uint64_t data, hole;
-		int ret = populated_extent(f, at, &data, &hole);
+		int ret = populated_extent(f, at, end, &data, &hole);
 
 		if (ret)
-			return ret == -ENXIO ? 0 : ret; /* ENXIO: nothing more to the end */
-		if (data >= end)
-			return 0;
+			return ret == -ENXIO ? 0 : ret;
 		uint64_t from = (data - f->offset) / TERN_PAGE_SIZE;
 		uint64_t to = (hole < end ? hole : end) - f->offset;
 
