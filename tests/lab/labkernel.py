@@ -58,9 +58,10 @@ def cache_dir():
     except OSError as err:
         raise KernelError(f"cannot make the kernel cache {path}: {err.strerror}; "
                           "set XDG_CACHE_HOME to a folder that can be written") from err
-    if not os.access(path, os.W_OK):
-        raise KernelError(f"cannot write the kernel cache {path}; "
-                          "set XDG_CACHE_HOME to a folder that can be written")
+    # /var/tmp is everybody's: take no kernel that somebody else put there.
+    if os.stat(path).st_uid != os.geteuid() or not os.access(path, os.W_OK):
+        raise KernelError(f"the kernel cache {path} is another user's or cannot be written; "
+                          "set XDG_CACHE_HOME to a folder of your own")
     return path
 
 
@@ -98,18 +99,25 @@ def ask_apt_fresh():
         return ask_apt()
 
 
-def known_package(cache):
-    """The package noted in the cache, or None if apt has to be asked."""
-    note = os.path.join(cache, "kernel")
+def noted_package(cache):
+    """The package noted in the cache if it is there, or None."""
     try:
-        if os.stat(note).st_mtime < os.stat(APT_LISTS).st_mtime:
-            return None
-    except OSError:
-        if not os.path.exists(note):
-            return None
-    with open(note, encoding="ascii") as file:
-        package = file.read().strip()
+        with open(os.path.join(cache, "kernel"), encoding="ascii") as file:
+            package = file.read().strip()
+    except FileNotFoundError:
+        return None
     return package if os.path.exists(os.path.join(cache, package, "vmlinux")) else None
+
+
+def known_package(cache):
+    """As noted_package, but None if apt has to be asked."""
+    try:
+        note_time = os.stat(os.path.join(cache, "kernel")).st_mtime
+        if note_time < os.stat(APT_LISTS).st_mtime:
+            return None
+    except FileNotFoundError:
+        pass
+    return noted_package(cache)
 
 
 def download(package, folder):
@@ -266,7 +274,14 @@ def fetch(cache, log):
     package = ask_apt_fresh()
     if not os.path.exists(os.path.join(cache, package, "vmlinux")):
         log(f"fetching {package} into {cache}")
-        unpack(package, cache)
+        try:
+            unpack(package, cache)
+        except KernelError as err:
+            older = noted_package(cache)
+            if not older:
+                raise
+            log(f"{err}; going on with {older}")
+            return older
     new = os.path.join(cache, ".kernel")
     with open(new, "w", encoding="ascii") as file:
         file.write(package + "\n")
