@@ -184,6 +184,7 @@ static void flood_state(struct peer *p, struct victim *v)
 /* GO at once behind STATE_END, without waiting for READY. */
 static void go_ahead(struct peer *p, struct victim *v)
 {
+	atomic_store(&v->slow_load, true);
 	peer_say(p, WIRE_STATE_END);
 	peer_say(p, WIRE_GO);
 	peer_hear_end(p);

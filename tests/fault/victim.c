@@ -8,6 +8,7 @@
 #include "monitor.h"
 #include "peer.h"
 #include "scene.h"
+#include "session.h"
 
 #define NR_REGIONS 2u
 static const uint64_t region_pages[NR_REGIONS] = { 16, 4 };
@@ -32,6 +33,20 @@ static void configure(struct tern_session *s)
 	tern_session_set(s, TERN_PARAM_CHUNK_BYTES, 1 << 18);
 }
 
+/* Inside load(). */
+static void on_load(void *opaque)
+{
+	struct victim *v = opaque;
+	uint64_t until = deadline_ns(5000);
+
+	if (!atomic_load(&v->slow_load))
+		return;
+	monitor_lock(&v->s->mon);
+	while (!v->s->link.count && monitor_wait(&v->s->mon, until))
+		;
+	monitor_unlock(&v->s->mon);
+}
+
 void victim_open(struct victim *v, enum tern_role role, char *problems)
 {
 	memset(v, 0, sizeof(*v));
@@ -44,6 +59,8 @@ void victim_open(struct victim *v, enum tern_role role, char *problems)
 		v->vm.working_set = 4;
 		v->vm.pause_us = 1000;
 	}
+	v->vm.on_load = on_load;
+	v->vm.hook_opaque = v;
 	v->s = testvm_session(&v->vm, role);
 	configure(v->s);
 	tern_session_set_event_handler(v->s, on_event, v);

@@ -8,6 +8,7 @@
  */
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "testvm.h"
@@ -19,6 +20,7 @@ struct victim {
 	struct testvm vm;
 	struct tern_session *s;
 	char *problems;
+	atomic_bool slow_load; /* load() waits until another message has come */
 	pthread_mutex_t lock;
 	char heard[VICTIM_HEARD_MAX]; /* under lock: sentences about strangers, and warnings */
 };

@@ -191,6 +191,8 @@ static int vm_load(void *opaque, struct tern_state_reader *rd)
 	size_t left = tern_state_remaining(rd);
 
 	atomic_fetch_add(&vm->loads, 1);
+	if (vm->on_load)
+		vm->on_load(vm->hook_opaque);
 	if (vm->fail_load)
 		return vm->fail_load;
 	vm->state_was_good = left == vm->state_bytes;

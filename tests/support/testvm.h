@@ -51,6 +51,7 @@ struct testvm {
 	size_t state_bytes;    /* size of the device state, at least 8 */
 	size_t leave_unread;   /* load() leaves so many bytes */
 	void (*on_save)(void *); /* called inside save() */
+	void (*on_load)(void *);
 	void (*on_resume)(void *);
 	void *hook_opaque;
 
