@@ -23,7 +23,7 @@
 #ifdef SCENE_SLOW
 #define PEER_TIMEOUT_MS 1500u
 #else
-#define PEER_TIMEOUT_MS 500u
+#define PEER_TIMEOUT_MS 1000u
 #endif
 
 struct peer {

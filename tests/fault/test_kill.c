@@ -33,6 +33,9 @@
 #include "victim.h"
 #include "wire.h"
 
+/* Only a stopped process is noticed by it. */
+#define KILL_PEER_TIMEOUT_MS (2 * SCENE_PEER_TIMEOUT_MS)
+
 /* What one process has to say at its end. */
 struct report {
 	bool filed; /* the rest is valid */
@@ -186,7 +189,7 @@ static void be_destination(struct play *pl)
 	struct tern_session *s = testvm_session(&pl->dst, TERN_DESTINATION);
 
 	session_use_transport(s, fault_net_transport(net));
-	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, SCENE_PEER_TIMEOUT_MS);
+	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, KILL_PEER_TIMEOUT_MS);
 	tern_session_set_event_handler(s, on_stranger, st);
 	if (tern_session_listen(s, pl->lane))
 		abort();
@@ -216,7 +219,7 @@ static void be_source(struct play *pl, bool faulty)
 
 	session_use_transport(s, fault_net_transport(net));
 	tern_session_set(s, TERN_PARAM_CHANNELS, 2);
-	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, SCENE_PEER_TIMEOUT_MS);
+	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, KILL_PEER_TIMEOUT_MS);
 	testvm_start(&pl->src);
 	if (tern_session_connect(s, st->uri))
 		abort();
@@ -403,7 +406,7 @@ static void judge(struct play *pl)
 		judge_destination(pl);
 	/* A dead process is noticed at once, a stopped one after the peer timeout. */
 	if (pl->survivor_ended_ns > pl->hit_ns && pl->stage->source.filed &&
-	    pl->survivor_ended_ns - pl->hit_ns > (SCENE_PEER_TIMEOUT_MS + 5000ull) * 1000000)
+	    pl->survivor_ended_ns - pl->hit_ns > (KILL_PEER_TIMEOUT_MS + 5000ull) * 1000000)
 		problem_add(pl->problems, "it took %llu ms to notice",
 			    (unsigned long long)(pl->survivor_ended_ns - pl->hit_ns) / 1000000);
 }
@@ -438,9 +441,13 @@ static void play(struct play *pl)
 
 static void scenario(void **state)
 {
-	struct play pl = *(const struct play *)*state;
+	struct play pl;
+	unsigned takes = 0;
 
-	play(&pl);
+	do { /* again if this machine was too slow to get to the message */
+		pl = *(const struct play *)*state;
+		play(&pl);
+	} while (!strcmp(pl.problems, "nobody was hit; ") && ++takes < SCENE_TAKES);
 	if (pl.problems[0])
 		fail_msg("%s", pl.problems);
 }
