@@ -300,7 +300,7 @@ static void let_go_on(struct play *pl, bool *continued)
 	*continued = true;
 }
 
-/* Watch until both processes are gone; the destination is not waited for if it listens. */
+/* Watch until both processes are gone.  A destination that still listens gets another source. */
 static void watch(struct play *pl)
 {
 	uint64_t until = deadline_ns(SCENE_BOUND_MS);
