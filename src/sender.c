@@ -198,6 +198,40 @@ static int put_run(struct worker *w, struct region *r, uint64_t first, uint64_t 
 	return 0;
 }
 
+/*
+ * Let the transport get ready for the dirty pages of @st.  Before the dirty bits
+ * are cleared, because it may look like a write.
+ */
+static int prepare_stripe(struct worker *w, const struct stripe *st, const uint64_t *map,
+			  struct tern_error *err)
+{
+	struct transport_range v[TRANSPORT_WRITE_RANGES_MAX];
+	const struct transport *ops = w->ch->ops;
+	const struct region *r = st->region;
+	unsigned nr = 0;
+	int e = 0;
+
+	if (!ops->prepare)
+		return 0;
+	bitmap_for_each_run (map, st->nr_pages, a, b) {
+		uint64_t first = st->first_page + a, end = st->first_page + b;
+
+		if (r->hva && w->pool->c.zero->is_zero(r->hva + first * TERN_PAGE_SIZE,
+						       (end - first) * TERN_PAGE_SIZE))
+			continue; /* will not be written */
+		v[nr++] = (struct transport_range){ .region = r->id,
+						    .offset = first * TERN_PAGE_SIZE,
+						    .len = (end - first) * TERN_PAGE_SIZE };
+		if (nr == TRANSPORT_WRITE_RANGES_MAX) {
+			e = ops->prepare(w->ch, v, nr, err);
+			nr = 0;
+		}
+		if (e)
+			return e;
+	}
+	return nr ? ops->prepare(w->ch, v, nr, err) : 0;
+}
+
 /* Send the dirty pages of one stripe. */
 static int send_stripe(struct worker *w, const struct stripe *st, struct tern_error *err)
 {
@@ -210,7 +244,11 @@ static int send_stripe(struct worker *w, const struct stripe *st, struct tern_er
 	if (bitmap_next_set(map, st->nr_pages, 0) == st->nr_pages)
 		return 0;
 	if (!s->final && d->ops.clear) {
-		int e = d->ops.clear(d->opaque, r->id, st->first_page, st->nr_pages, map);
+		int e = prepare_stripe(w, st, map, err);
+
+		if (e)
+			return e;
+		e = d->ops.clear(d->opaque, r->id, st->first_page, st->nr_pages, map);
 
 		if (e)
 			return error_set(err, e, TERN_SCOPE_PAGE,

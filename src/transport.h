@@ -71,6 +71,8 @@ struct transport_env {
 				   * during which no byte moves (3 times this) */
 	uint64_t chunk_bytes; /* largest range in a write() */
 	bool zerocopy; /* TCP: use MSG_ZEROCOPY where it helps */
+	bool pin_all; /* RDMA: register all memory before the first write */
+	uint64_t lock_budget; /* RDMA: most bytes of memory registered at once; 0: no limit */
 	/*
 	 * A connection was turned away by the transport itself (garbage, silent).
 	 * Called inside accept(); may be NULL.
@@ -94,6 +96,12 @@ struct transport_range {
 	uint32_t region;
 	uint64_t offset; /* bytes from the region's begin */
 	uint64_t len; /* 1 … env.chunk_bytes */
+};
+
+/* Figures of a connection as a whole. */
+struct transport_conn_stats {
+	uint64_t registration_ns, registration_bytes; /* memory registration, RDMA */
+	uint64_t locked_peak_bytes; /* most that was registered at once */
 };
 
 /* Bases; a transport embeds them as the first member of its own structures. */
@@ -182,6 +190,16 @@ struct transport {
 		     struct tern_error *err);
 
 	/*
+	 * Source, of a channel; may be NULL.  Pages of @ranges will be written soon:
+	 * returns when this side's memory is ready for that.  Making it ready may
+	 * look like a write to whoever tracks dirty pages (registration does, on
+	 * Linux before 6.2), so it has to come before the dirty bits are cleared.
+	 * Any number of ranges of any length.
+	 */
+	int (*prepare)(struct transport_channel *ch, const struct transport_range *ranges,
+		       unsigned nr, struct tern_error *err);
+
+	/*
 	 * Source, of a channel.  Write @nr ranges (1 … TRANSPORT_WRITE_RANGES_MAX,
 	 * ascending, not overlapping) of exposed memory into the peer's.  Posted: the
 	 * memory may still be read until the next fence().  May block for flow control.
@@ -222,6 +240,9 @@ struct transport {
 	 * fields are the engine's).  Any thread; figures may be slightly old.
 	 */
 	void (*channel_stats)(const struct transport_channel *ch, struct tern_channel_stats *out);
+
+	/* Add the connection's figures to *out.  Any thread.  May be NULL. */
+	void (*conn_stats)(const struct transport_conn *conn, struct transport_conn_stats *out);
 };
 
 struct transport_channel {
@@ -235,5 +256,14 @@ struct transport_channel {
  * 0; -EPROTONOSUPPORT with a sentence if this build has none of that name.
  */
 int transport_find(const struct uri *uri, const struct transport **out, struct tern_error *err);
+
+/*
+ * transport_choose - as transport_find(); @why (may be NULL) gets the reason for the choice.
+ *
+ * "auto" means RDMA if this host has an RDMA device that is up and leads to the URI's
+ * host (without a host: any), else TCP.  May block for a second.
+ */
+int transport_choose(const struct uri *uri, const struct transport **out, char *why, size_t size,
+		     struct tern_error *err);
 
 #endif
