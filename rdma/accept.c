@@ -21,6 +21,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +110,31 @@ void vhub_leave(struct verbs_conn *c)
 	pthread_mutex_unlock(&hub->lock);
 }
 
+/*
+ * Why binding to @sa failed with -EADDRNOTAVAIL: a port that is taken on another
+ * address (or on all) gives the same as an address that no device serves.
+ */
+static int bind_reason(struct verbs_listener *l, const struct sockaddr *sa)
+{
+	struct sockaddr_storage any = { 0 };
+	struct rdma_cm_id *id;
+	int rc = -EADDRNOTAVAIL;
+
+	if (sa->sa_family == AF_INET6) {
+		memcpy(&any, sa, sizeof(struct sockaddr_in6));
+		((struct sockaddr_in6 *)&any)->sin6_port = 0;
+	} else {
+		memcpy(&any, sa, sizeof(struct sockaddr_in));
+		((struct sockaddr_in *)&any)->sin_port = 0;
+	}
+	if (rdma_create_id(l->cm, &id, NULL, RDMA_PS_TCP))
+		return rc;
+	if (!rdma_bind_addr(id, (struct sockaddr *)&any))
+		rc = -EADDRINUSE;
+	rdma_destroy_id(id);
+	return rc;
+}
+
 /* Bind and listen on the first address that works.  0 or -errno with *err. */
 static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
 			       struct tern_error *err)
@@ -125,6 +151,8 @@ static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
 				   error_name(-errno));
 	} else if (rdma_bind_addr(l->id, list->ai_addr) || rdma_listen(l->id, BACKLOG)) {
 		rc = -errno;
+		if (rc == -EADDRNOTAVAIL)
+			rc = bind_reason(l, list->ai_addr);
 		verbs_address_text(list->ai_addr, text, sizeof(text));
 		error_session(err, rc, "Listening on %s for RDMA failed: %s; %s", text,
 			      error_name(rc),

@@ -322,7 +322,9 @@ int vchan_reap(struct verbs_channel *ch, struct tern_error *err)
 			"pair %u)",
 			ch->base.index, ch->conn->device, ch->qp_num);
 	for (int i = 0; i < n && !rc; i++) {
-		if (wc[i].status != IBV_WC_SUCCESS)
+		if (wc[i].status == IBV_WC_WR_FLUSH_ERR && !ch->conn->source)
+			atomic_store(&ch->lost, true); /* what arrived before still counts */
+		else if (wc[i].status != IBV_WC_SUCCESS)
 			rc = completion_failed(ch, &wc[i], err);
 		else if (wc[i].wr_id & RECV_BIT)
 			rc = frame_arrived(ch, (unsigned)(wc[i].wr_id & ~RECV_BIT), wc[i].byte_len,

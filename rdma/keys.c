@@ -256,16 +256,24 @@ void keys_stop(struct verbs_conn *c)
 int keys_wait(struct verbs_conn *c, struct extent *e, enum extent_state state,
 	      struct tern_error *err)
 {
+	unsigned patience_ms = CHAN_IDLE_SLICES * c->env.peer_timeout_ms;
 	struct keys *k = &c->keys;
-	int rc = 0;
+	struct timespec ts;
+	int rc = 0, waited = 0;
 
 	if (atomic_load(&e->state) >= (int)state)
 		return 0;
+	verbs_timespec(verbs_deadline((int)patience_ms), &ts);
 	pthread_mutex_lock(&k->lock);
-	while (atomic_load(&e->state) < (int)state && !(rc = vconn_check(c, err)))
-		pthread_cond_wait(&k->done, &k->lock);
+	while (atomic_load(&e->state) < (int)state && !waited && !(rc = vconn_check(c, err)))
+		waited = pthread_cond_timedwait(&k->done, &k->lock, &ts);
 	pthread_mutex_unlock(&k->lock);
-	return rc;
+	if (rc || !waited)
+		return rc;
+	return error_session(err, -ETIMEDOUT,
+			     "Registering memory for the peer %s took more than %u ms (device %s); "
+			     "check that it is alive, and that the lock budget is not too small",
+			     c->peer, patience_ms, c->device);
 }
 
 /* keys_pin_all - with --pin all: register everything on both sides, then wait. */

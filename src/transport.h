@@ -149,7 +149,8 @@ struct transport {
 	void (*listener_close)(struct transport_listener *l);
 
 	/*
-	 * Connect the control queue.  Blocks up to env.peer_timeout_ms; an
+	 * Connect the control queue.  Blocks up to env.peer_timeout_ms (the
+	 * listening side may have to be inside accept() meanwhile); an
 	 * eventfd-like @cancel_fd (or -1) becoming readable ends it with -ECANCELED.
 	 */
 	int (*connect)(const struct transport *ops, const struct transport_env *env,
