@@ -48,27 +48,31 @@ static bool auto_means_rdma(const struct uri *uri, char *why, size_t size)
 int transport_choose(const struct uri *uri, const struct transport **out, char *why, size_t size,
 		     struct tern_error *err)
 {
-	const struct transport *t = NULL;
 	char reason[WHY_MAX] = "the URI says so";
+	int rc = transport_find(uri, out, err);
 
-	if ((unsigned)uri->scheme < URI_SCHEME_NR)
-		t = transports[uri->scheme];
+	if (rc)
+		return rc;
 	if (uri->scheme == URI_AUTO && auto_means_rdma(uri, reason, sizeof(reason)))
-		t = transports[URI_RDMA];
-	if (!t)
-		return error_session(err, -EPROTONOSUPPORT,
-				     "RDMA is not in this build; use tcp:%s:%s, or build with "
-				     "libibverbs and librdmacm",
-				     uri->host[0] ? uri->host : "HOST", uri->port);
+		*out = transports[URI_RDMA];
 	if (why)
 		snprintf(why, size, "%s", reason);
-	*out = t;
 	return 0;
 }
 
 int transport_find(const struct uri *uri, const struct transport **out, struct tern_error *err)
 {
-	return transport_choose(uri, out, NULL, 0, err);
+	const struct transport *t = NULL;
+
+	if ((unsigned)uri->scheme < URI_SCHEME_NR)
+		t = transports[uri->scheme];
+	if (!t)
+		return error_session(err, -EPROTONOSUPPORT,
+				     "RDMA is not in this build; use tcp:%s:%s, or build with "
+				     "libibverbs and librdmacm",
+				     uri->host[0] ? uri->host : "HOST", uri->port);
+	*out = t;
+	return 0;
 }
 
 int tern_transport_available(const char *scheme, char *why, size_t size)

@@ -255,11 +255,12 @@ struct transport_channel {
  * transport_find - the transport for a URI scheme.
  *
  * 0; -EPROTONOSUPPORT with a sentence if this build has none of that name.
+ * "auto" gives TCP's: nothing is probed.
  */
 int transport_find(const struct uri *uri, const struct transport **out, struct tern_error *err);
 
 /*
- * transport_choose - as transport_find(); @why (may be NULL) gets the reason for the choice.
+ * transport_choose - settle "auto"; else as transport_find(); @why (may be NULL) gets the reason for the choice.
  *
  * "auto" means RDMA if this host has an RDMA device that is up and leads to the URI's
  * host (without a host: any), else TCP.  May block for a second.
