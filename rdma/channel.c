@@ -245,6 +245,7 @@ void vchan_free(struct verbs_channel *ch)
 		rdma_destroy_id(ch->id);
 	if (ch->wake_fd >= 0)
 		close(ch->wake_fd);
+	free(ch->held);
 	free(ch->pending);
 	free(ch->sq);
 	free(ch->buf);

@@ -17,6 +17,7 @@
  */
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include "error.h"
 #include "verbs.h"
@@ -296,31 +297,66 @@ static int check_ranges(struct verbs_channel *ch, const struct transport_range *
 	return 0;
 }
 
+/* Let go of what the last prepare() held. */
+static void unhold(struct verbs_channel *ch)
+{
+	while (ch->nr_held)
+		keys_drop(ch->conn, ch->held[--ch->nr_held]);
+}
+
+/* Hold the extents of one range; they are made if there are none.  0 or -errno. */
+static int hold(struct verbs_channel *ch, const struct transport_range *r)
+{
+	uint64_t at = r->offset, end = at + r->len;
+
+	while (at < end) {
+		struct extent *e;
+		int64_t n;
+
+		if (ch->nr_held == ch->cap_held) {
+			unsigned cap = ch->cap_held ? 2 * ch->cap_held : 64;
+			struct extent **v = realloc(ch->held, cap * sizeof(*v));
+
+			if (!v)
+				return -ENOMEM;
+			ch->held = v;
+			ch->cap_held = cap;
+		}
+		n = keys_hold(ch->conn, r->region, at, end - at, &e);
+		if (n < 0)
+			return (int)n;
+		ch->held[ch->nr_held++] = e;
+		at += (uint64_t)n;
+	}
+	return 0;
+}
+
+/*
+ * Everything named stays registered until the next prepare() or fence(): it could
+ * not be registered again once the dirty log has protected it.
+ */
 int vchan_prepare(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
 		  struct tern_error *err)
 {
 	struct verbs_channel *ch = to_channel(base);
-	struct verbs_conn *c = ch->conn;
+	struct progress p = { .deadline = patience(ch) };
 	int rc = check_ranges(ch, ranges, nr, err);
 
-	for (unsigned i = 0; i < nr && !rc; i++) {
-		uint64_t at = ranges[i].offset, end = at + ranges[i].len;
-
-		while (at < end && !rc) {
-			struct extent *e;
-			int64_t n = keys_hold(c, ranges[i].region, at, end - at, &e);
-
-			if (n < 0)
-				return vchan_failed(ch, (int)n, err,
-						    "Registering memory for channel %u failed: %s",
-						    ch->base.index, error_name((int)n));
-			/* Completions of this channel may have to free some budget. */
-			if (atomic_load(&e->state) == EXTENT_QUEUED)
-				rc = tx_drain(ch, 0, err);
-			if (!rc)
-				rc = keys_wait(c, e, EXTENT_PINNED, err);
-			keys_drop(c, e);
-			at += (uint64_t)n;
+	if (rc)
+		return rc;
+	unhold(ch);
+	for (unsigned i = 0; i < nr && !rc; i++)
+		rc = hold(ch, &ranges[i]);
+	if (rc)
+		return vchan_failed(ch, rc, err,
+				    "Keeping the registrations of channel %u failed: %s",
+				    ch->base.index, error_name(rc));
+	/* Completions of this channel may have to free some budget meanwhile. */
+	for (unsigned i = 0; i < ch->nr_held && !rc; i++) {
+		while (!rc && atomic_load(&ch->held[i]->state) == EXTENT_QUEUED) {
+			rc = tx_advance(ch, err);
+			if (!rc && atomic_load(&ch->held[i]->state) == EXTENT_QUEUED)
+				rc = tx_wait(ch, &p, err);
 		}
 	}
 	return rc;
@@ -384,6 +420,7 @@ int vchan_fence(struct transport_channel *base, struct tern_error *err)
 	/* Its answer, and the completion of every write: the memory is free again. */
 	while (!rc && (ch->fence_acked != ch->fence_seq || ch->sq_tail != ch->sq_head))
 		rc = tx_wait(ch, &p, err);
+	unhold(ch);
 	return rc;
 }
 

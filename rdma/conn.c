@@ -223,8 +223,7 @@ int vconn_open_channels(struct transport_conn *conn, unsigned nr,
 	struct verbs_conn *c = to_conn(conn);
 	int rc;
 
-	if (c->nr_channels || nr < 1 || nr > TRANSPORT_CHANNELS_MAX ||
-	    (c->source && !c->mem))
+	if (c->nr_channels || nr < 1 || nr > TRANSPORT_CHANNELS_MAX || (c->source && !c->mem))
 		return error_session(err, -EINVAL,
 				     "Cannot open %u channels to %s: 1 to %u are possible, once, "
 				     "after memory was exposed",

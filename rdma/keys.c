@@ -198,6 +198,7 @@ static int request(struct verbs_conn *c, struct extent **v, unsigned nr, struct 
 		atomic_store(&v[i]->state, EXTENT_PINNED);
 	pthread_cond_broadcast(&c->keys.done);
 	pthread_mutex_unlock(&c->keys.lock);
+	vconn_wake_channels(c);
 	rc = control_queue(c, CTL_KEYS_WANTED, buf, (uint32_t)keys_wanted_put(buf, want, nr));
 	if (rc)
 		error_session(err, rc, "No memory for a request of keys");

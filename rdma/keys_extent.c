@@ -4,29 +4,26 @@
  * Extents: which parts of the source's memory are registered on both sides.
  *
  * Regions are cut into pieces of PIECE_BYTES.  An extent is a run of pages
- * within a piece; extents never overlap.  The first write to a page makes one.
- * It covers the pages written and those next to them in the piece that exist
- * already (mincore), because registering allocates what it covers, here and at
- * the destination, and what was never touched must stay unallocated
- * (invariant 10):
+ * within a piece; extents never overlap.  The first prepare() or write() of a page
+ * makes one, over exactly the pages that it names: registering allocates what it
+ * covers, here and at the destination, and what was never touched must stay
+ * unallocated (invariant 10).  Pages next to them that exist are left out as well:
+ * they may be write-protected by the dirty log, and then registering them fails.
  *
  *	piece     |PPPPPP....PP.PPPP|      P: page exists, .: hole
- *	write         ▲▲
+ *	prepare     ▲▲▲▲
  *	extent     [eeee]
  *
  * An extent with users is queued or in flight.  Without users it is on the idle
  * list, oldest first, where the registrar takes it when the budget is short.
  */
 
-#define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include "verbs.h"
 
 #define PAGE 4096ull
-#define PIECE_PAGES (PIECE_BYTES / PAGE)
 
 /* Take @e off the idle list. */
 static void lru_remove(struct keys *k, struct extent *e)
@@ -80,23 +77,7 @@ static int64_t id_get(struct keys *k)
 	return k->nr_ids++;
 }
 
-/*
- * Widen [*first, *end), pages of a piece, over neighbours that exist, but not
- * beyond [min, max), where other extents begin.  @hva is the piece's.
- */
-static void widen(uint8_t *hva, unsigned min, unsigned max, unsigned *first, unsigned *end)
-{
-	unsigned char there[PIECE_PAGES];
-
-	if (mincore(hva + min * PAGE, (max - min) * PAGE, there))
-		return;
-	while (*first > min && (there[*first - 1 - min] & 1))
-		--*first;
-	while (*end < max && (there[*end - min] & 1))
-		++*end;
-}
-
-/* A new extent over [first, end) pages of piece @p of @region, behind *@link.  NULL: no memory. */
+/* A new extent over @len bytes at @offset of @region, in front of *@link.  NULL: no memory. */
 static struct extent *extent_new(struct keys *k, uint32_t region, uint64_t offset, uint64_t len,
 				 struct extent **link)
 {
@@ -146,8 +127,6 @@ static struct extent *piece_extent(struct verbs_conn *c, uint32_t region, uint64
 	if (c->env.pin_all) {
 		first = min;
 		end = max;
-	} else {
-		widen((uint8_t *)m->hva + base, min, max, &first, &end);
 	}
 	len = end == nr ? size - first * PAGE : (end - first) * PAGE;
 	return extent_new(k, region, base + first * PAGE, len, link);

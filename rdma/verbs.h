@@ -202,6 +202,8 @@ struct verbs_channel {
 	unsigned nr_pending;
 	uint64_t tally_bytes; /* written when the last TALLY went out */
 	uint64_t max_msg; /* bytes in one write */
+	struct extent **held; /* by the last prepare(), until the next one or a fence */
+	unsigned nr_held, cap_held;
 	uint16_t rx[CHAN_RING]; /* destination: slots that arrived, in order */
 	unsigned rx_at, rx_nr;
 	int rx_hold; /* slot that serve() returned, or -1 */
