@@ -168,11 +168,10 @@ void vconn_wake_channels(struct verbs_conn *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
-void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
+/* Whoever waits for anything of @c looks again. */
+void vconn_wake_all(struct verbs_conn *c)
 {
 	pthread_mutex_lock(&c->ctl.lock);
-	if (!c->ctl.error.code)
-		c->ctl.error = *why;
 	pthread_cond_broadcast(&c->ctl.cond);
 	pthread_mutex_unlock(&c->ctl.lock);
 	pthread_mutex_lock(&c->keys.lock);
@@ -180,6 +179,16 @@ void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
 	pthread_cond_broadcast(&c->keys.work);
 	pthread_mutex_unlock(&c->keys.lock);
 	vconn_wake_channels(c);
+}
+
+void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
+{
+	pthread_mutex_lock(&c->ctl.lock);
+	if (!c->ctl.error.code)
+		c->ctl.error = *why;
+	pthread_cond_broadcast(&c->ctl.cond);
+	pthread_mutex_unlock(&c->ctl.lock);
+	vconn_wake_all(c);
 }
 
 int vconn_check(struct verbs_conn *c, struct tern_error *err)
@@ -263,14 +272,7 @@ void vconn_abort(struct transport_conn *conn)
 				(void)rdma_disconnect(c->channels[i]->id);
 	}
 	pthread_mutex_unlock(&c->lock);
-	pthread_mutex_lock(&c->ctl.lock);
-	pthread_cond_broadcast(&c->ctl.cond);
-	pthread_mutex_unlock(&c->ctl.lock);
-	pthread_mutex_lock(&c->keys.lock);
-	pthread_cond_broadcast(&c->keys.done);
-	pthread_cond_broadcast(&c->keys.work);
-	pthread_mutex_unlock(&c->keys.lock);
-	vconn_wake_channels(c);
+	vconn_wake_all(c);
 }
 
 /* Say goodbye and wait until the peer's device has it. */

@@ -219,6 +219,7 @@ static void post_failed(struct verbs_conn *c, int code)
 			c->peer, c->device, c->id->qp->qp_num, error_name(code));
 	c->ctl.posting = false;
 	pthread_cond_broadcast(&c->ctl.cond);
+	vconn_kick(c); /* the pump wakes the others */
 }
 
 /* Send waiting frames, or credits if much is owed.  ctl.lock is held. */

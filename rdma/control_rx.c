@@ -279,8 +279,10 @@ void *control_pump(void *conn)
 			break;
 		if (p[1].revents)
 			cm_events(c);
-		if (p[2].revents)
+		if (p[2].revents) {
 			(void)eventfd_read(c->kick_fd, &ignored);
+			vconn_wake_all(c);
+		}
 	}
 	return NULL;
 }

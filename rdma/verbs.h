@@ -327,6 +327,7 @@ bool vconn_range_ok(const struct verbs_conn *c, uint32_t region, uint64_t offset
 void vconn_fail(struct verbs_conn *c, const struct tern_error *why);
 /* vconn_check - 0, -ECANCELED if aborted, or the reason why the connection is dead. */
 int vconn_check(struct verbs_conn *c, struct tern_error *err);
+void vconn_wake_all(struct verbs_conn *c);
 void vconn_wake_channels(struct verbs_conn *c);
 void vconn_kick(struct verbs_conn *c);
 

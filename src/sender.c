@@ -214,6 +214,9 @@ static int prepare_stripe(struct worker *w, const struct stripe *st, const uint6
 
 	if (!w->ch->ops->prepare)
 		return 0;
+	e = flush_ranges(w, err); /* of the stripe before, while it is still prepared */
+	if (e)
+		return e;
 	bitmap_for_each_run (map, st->nr_pages, a, b) {
 		uint64_t offset = (st->first_page + a) * TERN_PAGE_SIZE;
 		uint64_t len = (b - a) * TERN_PAGE_SIZE;

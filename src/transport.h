@@ -195,7 +195,8 @@ struct transport {
 	 * returns when this side's memory is ready for that.  Making it ready may
 	 * look like a write to whoever tracks dirty pages (registration does, on
 	 * Linux before 6.2), so it has to come before the dirty bits are cleared.
-	 * Any number of ranges of any length.
+	 * Any number of ranges of any length; they stay ready until the next
+	 * prepare() or fence(), so write() them before that.
 	 */
 	int (*prepare)(struct transport_channel *ch, const struct transport_range *ranges,
 		       unsigned nr, struct tern_error *err);

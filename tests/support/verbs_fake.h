@@ -22,7 +22,7 @@ enum verbs_fake_fault {
 	FAKE_ADDR_ERROR, /* resolving an address fails */
 	FAKE_ROUTE_ERROR,
 	FAKE_REJECT, /* a connection is rejected, reason 28 without private data */
-	FAKE_POST_ENOMEM, /* posting a list of sends fails */
+	FAKE_POST_ENOMEM, /* posting a list of RDMA writes fails */
 	FAKE_NR,
 };
 

@@ -410,7 +410,7 @@ static int fake_post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ib
 	int rc = 0;
 
 	pthread_mutex_lock(&fake.lock);
-	if (!qp->was_paired || fake_fires(FAKE_POST_ENOMEM)) {
+	if (!qp->was_paired || (wr->opcode == IBV_WR_RDMA_WRITE && fake_fires(FAKE_POST_ENOMEM))) {
 		*bad = wr;
 		rc = qp->was_paired ? ENOMEM : EINVAL;
 		wr = NULL;
