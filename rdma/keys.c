@@ -22,6 +22,8 @@
 #include "error.h"
 #include "verbs.h"
 
+#define TOUCHES_MAX 3u /* registrations tried again after -EFAULT */
+
 int keys_init(struct verbs_conn *c, struct tern_error *err)
 {
 	struct keys *k = &c->keys;
@@ -148,19 +150,45 @@ static unsigned take_queue(struct verbs_conn *c, struct extent **v)
 	return nr;
 }
 
+/*
+ * Write to every page of @e without changing it.
+ *
+ * On Linux before 6.2 registering takes a write fault, which a userfaultfd that
+ * write-protects cannot answer inside the kernel: registering fails with EFAULT.  A
+ * page that was prepared is not protected, but one that was all zero then, and was
+ * written before its dirty bit was cleared, may be.  Our write takes the fault in user
+ * mode, where it is answered; the page counts as dirty and is sent once more.
+ */
+static void touch(struct verbs_conn *c, const struct extent *e)
+{
+	uint8_t *p = (uint8_t *)c->mem[e->region].hva + e->offset;
+
+	for (uint64_t i = 0; i < e->len; i += 4096) {
+		uint8_t v = *(volatile uint8_t *)(p + i);
+
+		/* A real write even if somebody was faster; an "or" with 0 might become a load. */
+		(void)__atomic_compare_exchange_n(p + i, &v, v, false, __ATOMIC_SEQ_CST,
+						  __ATOMIC_SEQ_CST);
+	}
+}
+
 /* Register @e here; make room if the kernel says that there is none.  0 or -errno. */
 static int pin(struct verbs_conn *c, struct extent *e)
 {
 	struct keys *k = &c->keys;
 	struct extent *old;
 
-	for (;;) {
+	for (unsigned touched = 0;;) {
 		int rc;
 
 		e->mr = keys_register(c, e->region, e->offset, e->len, 0);
 		if (e->mr)
 			return 0;
 		rc = errno ? -errno : -ENOMEM;
+		if (rc == -EFAULT && touched++ < TOUCHES_MAX) {
+			touch(c, e);
+			continue;
+		}
 		if (rc != -ENOMEM)
 			return rc;
 		pthread_mutex_lock(&k->lock);
