@@ -198,6 +198,50 @@ static int put_run(struct worker *w, struct region *r, uint64_t first, uint64_t 
 	return 0;
 }
 
+/*
+ * Let the transport get ready for the dirty pages of @st.  Before the dirty bits
+ * are cleared, because it may look like a write.  Runs that are all zero are left out:
+ * they will not be written.
+ */
+static int prepare_stripe(struct worker *w, const struct stripe *st, const uint64_t *map,
+			  struct tern_error *err)
+{
+	const struct zero_ops *zero = w->pool->c.zero;
+	const struct region *r = st->region;
+	struct transport_range *v = NULL;
+	unsigned nr = 0, cap = 0;
+	int e = 0;
+
+	if (!w->ch->ops->prepare)
+		return 0;
+	e = flush_ranges(w, err); /* of the stripe before, while it is still prepared */
+	if (e)
+		return e;
+	bitmap_for_each_run (map, st->nr_pages, a, b) {
+		uint64_t offset = (st->first_page + a) * TERN_PAGE_SIZE;
+		uint64_t len = (b - a) * TERN_PAGE_SIZE;
+
+		if (zero->is_zero(r->hva + offset, len))
+			continue;
+		if (nr == cap) {
+			cap = cap ? 2 * cap : 64;
+			struct transport_range *bigger = realloc(v, cap * sizeof(*v));
+
+			if (!bigger) {
+				free(v);
+				return error_session(err, -ENOMEM, "no memory for a list of %u runs",
+						     cap);
+			}
+			v = bigger;
+		}
+		v[nr++] = (struct transport_range){ r->id, offset, len };
+	}
+	if (nr)
+		e = w->ch->ops->prepare(w->ch, v, nr, err);
+	free(v);
+	return e;
+}
+
 /* Send the dirty pages of one stripe. */
 static int send_stripe(struct worker *w, const struct stripe *st, struct tern_error *err)
 {
@@ -209,8 +253,12 @@ static int send_stripe(struct worker *w, const struct stripe *st, struct tern_er
 
 	if (bitmap_next_set(map, st->nr_pages, 0) == st->nr_pages)
 		return 0;
+	int e = prepare_stripe(w, st, map, err);
+
+	if (e)
+		return e;
 	if (!s->final && d->ops.clear) {
-		int e = d->ops.clear(d->opaque, r->id, st->first_page, st->nr_pages, map);
+		e = d->ops.clear(d->opaque, r->id, st->first_page, st->nr_pages, map);
 
 		if (e)
 			return error_set(err, e, TERN_SCOPE_PAGE,
@@ -221,8 +269,7 @@ static int send_stripe(struct worker *w, const struct stripe *st, struct tern_er
 					 error_name(e));
 	}
 	bitmap_for_each_run (map, st->nr_pages, a, b) {
-		int e = put_run(w, r, st->first_page + a, st->first_page + b, err);
-
+		e = put_run(w, r, st->first_page + a, st->first_page + b, err);
 		if (e)
 			return e;
 	}

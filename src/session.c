@@ -256,7 +256,8 @@ static int prepare(struct tern_session *s, enum tern_role role, const char *uri,
 	int r = uri_parse(uri, &s->uri, err);
 
 	if (!r && !s->transport)
-		r = transport_find(&s->uri, &s->transport, err);
+		r = transport_choose(&s->uri, &s->transport, s->transport_why,
+				     sizeof(s->transport_why), err);
 	if (!r)
 		uri_format(&s->uri, s->uri_text, sizeof(s->uri_text));
 	return r;
@@ -550,6 +551,8 @@ void session_env(struct tern_session *s, struct transport_env *env)
 		.peer_timeout_ms = (unsigned)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS),
 		.chunk_bytes = session_param(s, TERN_PARAM_CHUNK_BYTES),
 		.zerocopy = session_param(s, TERN_PARAM_ZEROCOPY),
+		.pin_all = session_param(s, TERN_PARAM_PIN) == TERN_PIN_ALL,
+		.lock_budget = session_param(s, TERN_PARAM_LOCK_BUDGET),
 		.stranger = s->role == TERN_DESTINATION ? on_stranger : NULL,
 		.opaque = s,
 	};
@@ -619,6 +622,18 @@ void session_end(struct tern_session *s, enum tern_state state, enum tern_outcom
 	session_set_state(s, state);
 }
 
+void session_conn_stats(const struct tern_session *s, struct tern_stats *st)
+{
+	struct transport_conn_stats c = { 0 };
+
+	if (!s->conn || !s->conn->ops->conn_stats)
+		return;
+	s->conn->ops->conn_stats(s->conn, &c);
+	st->registration_ns = c.registration_ns;
+	st->registration_bytes = c.registration_bytes;
+	st->locked_peak_bytes = c.locked_peak_bytes;
+}
+
 void session_close_link(struct tern_session *s)
 {
 	link_stop(&s->link);
@@ -628,6 +643,7 @@ void session_close_link(struct tern_session *s)
 	for (unsigned i = 0; conn && i < s->nr_channels; i++)
 		if (s->channels[i])
 			conn->ops->channel_stats(s->channels[i], &s->final_channels[i]);
+	session_conn_stats(s, &s->stats);
 	s->conn = NULL;
 	memset(s->channels, 0, sizeof(s->channels));
 	monitor_unlock(&s->mon);

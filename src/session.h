@@ -64,6 +64,7 @@ struct tern_session {
 	const struct transport *transport; /* from the URI, or set by a test */
 	struct uri uri;
 	char uri_text[320]; /* bound address, once known */
+	char transport_why[200]; /* why this transport */
 	int cancel_fd;      /* eventfd: readable once cancelled */
 	pthread_t thread;
 	pthread_mutex_t event_lock;
@@ -188,6 +189,9 @@ int session_expose(struct tern_session *s, struct transport_conn *conn, struct t
 
 /* session_end - final state and outcome; wakes tern_session_wait(). */
 void session_end(struct tern_session *s, enum tern_state state, enum tern_outcome outcome);
+
+/* session_conn_stats - the connection's own figures, if it has any.  mon.lock is held. */
+void session_conn_stats(const struct tern_session *s, struct tern_stats *st);
 
 /* session_close_link - stop the link's thread and close the connection. */
 void session_close_link(struct tern_session *s);

@@ -42,6 +42,7 @@ static void stats_now(struct tern_session *s, struct tern_stats *st)
 	uint64_t end = s->times.end ? s->times.end : now_ns();
 
 	*st = s->stats;
+	session_conn_stats(s, st);
 	st->state = s->state;
 	st->outcome = s->outcome;
 	snprintf(st->transport, sizeof(st->transport), "%s",
@@ -204,8 +205,10 @@ static json_t *figures_json(const struct tern_stats *st)
 		{ "pages", json_pack("{s:I, s:I, s:I}", "normal", (json_int_t)st->normal_pages,
 				     "zero", (json_int_t)st->zero_pages, "skipped",
 				     (json_int_t)st->skipped_pages) },
-		{ "registration", json_pack("{s:f, s:I}", "ms", ms(st->registration_ns), "bytes",
-					    (json_int_t)st->registration_bytes) },
+		{ "registration",
+		  json_pack("{s:f, s:I, s:I}", "ms", ms(st->registration_ns), "bytes",
+			    (json_int_t)st->registration_bytes, "locked_peak_bytes",
+			    (json_int_t)st->locked_peak_bytes) },
 		{ "engine_bytes", json_integer((json_int_t)st->engine_bytes) },
 		{ "state_bytes", json_integer((json_int_t)st->state_bytes) },
 		{ "strangers", json_integer((json_int_t)st->strangers) },
@@ -223,6 +226,7 @@ int tern_session_stats_json(const struct tern_session *s, char **out)
 	tern_session_stats(s, &st, sizeof(st));
 	json_t *o = figures_json(&st);
 
+	json_object_set_new(o, "transport_why", json_string(s->transport_why));
 	json_object_set_new(o, "round_list", rounds_json(s));
 	json_object_set_new(o, "channels", channels_json(s));
 	json_object_set_new(o, "error", error_json(s));

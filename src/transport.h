@@ -71,6 +71,8 @@ struct transport_env {
 				   * during which no byte moves (3 times this) */
 	uint64_t chunk_bytes; /* largest range in a write() */
 	bool zerocopy; /* TCP: use MSG_ZEROCOPY where it helps */
+	bool pin_all; /* RDMA: register all memory before the first write */
+	uint64_t lock_budget; /* RDMA: most bytes of memory registered at once; 0: no limit */
 	/*
 	 * A connection was turned away by the transport itself (garbage, silent).
 	 * Called inside accept(); may be NULL.
@@ -94,6 +96,12 @@ struct transport_range {
 	uint32_t region;
 	uint64_t offset; /* bytes from the region's begin */
 	uint64_t len; /* 1 … env.chunk_bytes */
+};
+
+/* Figures of a connection as a whole. */
+struct transport_conn_stats {
+	uint64_t registration_ns, registration_bytes; /* memory registration, RDMA */
+	uint64_t locked_peak_bytes; /* most that was registered at once */
 };
 
 /* Bases; a transport embeds them as the first member of its own structures. */
@@ -141,7 +149,8 @@ struct transport {
 	void (*listener_close)(struct transport_listener *l);
 
 	/*
-	 * Connect the control queue.  Blocks up to env.peer_timeout_ms; an
+	 * Connect the control queue.  Blocks up to env.peer_timeout_ms (the
+	 * listening side may have to be inside accept() meanwhile); an
 	 * eventfd-like @cancel_fd (or -1) becoming readable ends it with -ECANCELED.
 	 */
 	int (*connect)(const struct transport *ops, const struct transport_env *env,
@@ -180,6 +189,17 @@ struct transport {
 	 */
 	long (*recv)(struct transport_conn *conn, void *buf, size_t cap, int timeout_ms,
 		     struct tern_error *err);
+
+	/*
+	 * Source, of a channel; may be NULL.  Pages of @ranges will be written soon:
+	 * returns when this side's memory is ready for that.  Making it ready may
+	 * look like a write to whoever tracks dirty pages (registration does, on
+	 * Linux before 6.2), so it has to come before the dirty bits are cleared.
+	 * Any number of ranges of any length; they stay ready until the next
+	 * prepare() or fence(), so write() them before that.
+	 */
+	int (*prepare)(struct transport_channel *ch, const struct transport_range *ranges,
+		       unsigned nr, struct tern_error *err);
 
 	/*
 	 * Source, of a channel.  Write @nr ranges (1 … TRANSPORT_WRITE_RANGES_MAX,
@@ -222,6 +242,9 @@ struct transport {
 	 * fields are the engine's).  Any thread; figures may be slightly old.
 	 */
 	void (*channel_stats)(const struct transport_channel *ch, struct tern_channel_stats *out);
+
+	/* Add the connection's figures to *out.  Any thread.  May be NULL. */
+	void (*conn_stats)(const struct transport_conn *conn, struct transport_conn_stats *out);
 };
 
 struct transport_channel {
@@ -233,7 +256,17 @@ struct transport_channel {
  * transport_find - the transport for a URI scheme.
  *
  * 0; -EPROTONOSUPPORT with a sentence if this build has none of that name.
+ * "auto" gives TCP's: nothing is probed.
  */
 int transport_find(const struct uri *uri, const struct transport **out, struct tern_error *err);
+
+/*
+ * transport_choose - settle "auto"; else as transport_find(); @why (may be NULL) gets the reason for the choice.
+ *
+ * "auto" means RDMA if this host has an RDMA device that is up and leads to the URI's
+ * host (without a host: any), else TCP.  May block for a second.
+ */
+int transport_choose(const struct uri *uri, const struct transport **out, char *why, size_t size,
+		     struct tern_error *err);
 
 #endif

@@ -86,6 +86,9 @@ enum tern_param {
 	TERN_PARAM_ZEROCOPY,         /* TCP: ask for MSG_ZEROCOPY (0/1) */
 	TERN_PARAM_DIRTY_PROVIDER,   /* enum tern_dirty_provider */
 	TERN_PARAM_STATE_MAX,        /* largest device state accepted or sent, bytes */
+	TERN_PARAM_PIN,              /* RDMA: enum tern_pin */
+	TERN_PARAM_LOCK_BUDGET,      /* RDMA: most guest RAM registered at once, bytes; 0:
+				      * no limit.  The smaller one of both sides counts. */
 	TERN_PARAM_NR,
 };
 
@@ -97,6 +100,13 @@ enum tern_dirty_provider {
 				   * (5.19 for memfd and hugetlbfs) */
 	TERN_DIRTY_CALLBACKS,      /* tern_session_set_dirty_ops() */
 	TERN_DIRTY_NR,
+};
+
+/* How guest RAM is registered for RDMA. */
+enum tern_pin {
+	TERN_PIN_PIPELINED = 0, /* what is about to be sent, ahead of the sender */
+	TERN_PIN_ALL,           /* everything before the first byte, holes included */
+	TERN_PIN_NR,
 };
 
 struct tern_param_info {
@@ -125,6 +135,16 @@ struct tern_event {
  * tern_session_error().
  */
 typedef void tern_event_fn(void *opaque, const struct tern_event *event);
+
+/*
+ * tern_transport_available - can "rdma", "tcp" or "unix" be used here?
+ *
+ * Returns 0; -EPROTONOSUPPORT (not in this build); -ENODEV (no device that is up
+ * and has an address); -EINVAL (no such transport).  @why, of @size bytes, gets a
+ * phrase that says which device or what is missing; it may be NULL.  Any thread; may
+ * block for some milliseconds.
+ */
+int tern_transport_available(const char *scheme, char *why, size_t size);
 
 /* tern_version - the library's version, as "0.1.0".  Any thread. */
 const char *tern_version(void);

@@ -65,6 +65,7 @@ struct tern_stats {
 	uint64_t engine_bytes;       /* memory the session holds beyond guest RAM */
 	uint64_t strangers;          /* destination: connections turned away */
 	uint64_t state_bytes;        /* device state */
+	uint64_t locked_peak_bytes;  /* most guest RAM registered at once (RDMA) */
 };
 
 struct tern_round_stats {

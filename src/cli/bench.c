@@ -126,6 +126,16 @@ static int publish(const struct bench_args *args, json_t *source, json_t *destin
 
 /* ---- the destination as a child process ---- */
 
+/* Where both roles on this machine meet: RDMA if asked for, or if it is there. */
+static const char *local_uri(const struct bench_args *args)
+{
+	if (!strcmp(args->transport, "rdma"))
+		return "rdma::0";
+	if (!strcmp(args->transport, "auto") && !tern_transport_available("rdma", NULL, 0))
+		return "rdma::0";
+	return "tcp:127.0.0.1:0";
+}
+
 /* The child of peer_start(): listen, report where, migrate, verify, report. */
 static int destination_main(void *ctx, FILE *out, int life_fd)
 {
@@ -137,7 +147,7 @@ static int destination_main(void *ctx, FILE *out, int life_fd)
 	ret = side_open(&side, args, TERN_DESTINATION, true);
 	side.life_fd = life_fd;
 	if (!ret)
-		ret = side_start(&side, "tcp:127.0.0.1:0");
+		ret = side_start(&side, local_uri(args));
 	if (!ret) {
 		tern_session_uri(side.session, uri, sizeof(uri));
 		peer_report(out, json_pack("{s:s}", "listening", uri));

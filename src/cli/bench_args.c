@@ -327,6 +327,16 @@ static int settle_role(const struct typed *t, struct bench_args *a, struct tern_
 	return 0;
 }
 
+/* --mode, as far as there are modes, and the URI's form. */
+static int settle_mode(const struct typed *t, const struct bench_args *a, struct tern_error *err)
+{
+	if (t->value[SLOT_MODE])
+		return cli_fail(err, -EINVAL,
+				"--mode %s: postcopy is not in this build; use precopy",
+				t->text[SLOT_MODE]);
+	return a->uri ? tern_uri_check(a->uri, err) : 0;
+}
+
 /* Options for parts that this build does not have. */
 static int settle_build(const struct typed *t, const struct bench_args *a, struct tern_error *err)
 {
@@ -341,6 +351,8 @@ static int settle_build(const struct typed *t, const struct bench_args *a, struc
 				"nothing for tcp",
 				rows[s].name, t->text[s]);
 	}
+	if (tern_transport_available("rdma", NULL, 0) != -EPROTONOSUPPORT)
+		return settle_mode(t, a, err);
 	if (t->value[SLOT_TRANSPORT] == 1 || (a->uri && !strncmp(a->uri, "rdma:", 5)))
 		return cli_fail(err, -EINVAL,
 				"%s: the RDMA transport is not in this build; use tcp",
@@ -352,11 +364,7 @@ static int settle_build(const struct typed *t, const struct bench_args *a, struc
 					"this build",
 					rows[s].name, t->text[s]);
 	}
-	if (t->value[SLOT_MODE])
-		return cli_fail(err, -EINVAL,
-				"--mode %s: postcopy is not in this build; use precopy",
-				t->text[SLOT_MODE]);
-	return a->uri ? tern_uri_check(a->uri, err) : 0;
+	return settle_mode(t, a, err);
 }
 
 /* Sizes of the guest against each other. */
@@ -437,6 +445,8 @@ static void settle_params(const struct typed *t, struct bench_args *a)
 		{ TERN_PARAM_PEER_TIMEOUT_MS, SLOT_PEER_TIMEOUT, false },
 		{ TERN_PARAM_TIMEOUT_MS, SLOT_TIMEOUT, false },
 		{ TERN_PARAM_ZEROCOPY, SLOT_ZEROCOPY, false },
+		{ TERN_PARAM_PIN, SLOT_PIN, false },
+		{ TERN_PARAM_LOCK_BUDGET, SLOT_LOCK_BUDGET, false },
 		{ TERN_PARAM_DIRTY_PROVIDER, SLOT_DIRTY_PROVIDER, false },
 	};
 

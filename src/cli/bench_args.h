@@ -18,7 +18,7 @@ enum bench_role {
 struct bench_args {
 	enum bench_role role;
 	const char *uri; /* --listen or --connect; points into argv */
-	const char *transport; /* "auto" or "tcp" */
+	const char *transport; /* "auto", "rdma" or "tcp" */
 	struct guest_config guest;
 	bool prealloc;
 	uint64_t run_after_ms; /* how long the destination guest runs before verification */

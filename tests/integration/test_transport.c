@@ -3,7 +3,7 @@
 /*
  * The contract of src/transport.h, run over every transport from one source:
  *
- *	test_transport loop|tcp|tcp6|unix|fault [test name]
+ *	test_transport loop|tcp|tcp6|unix|fault|rdma|rdma-all [test name]
  *
  * Each test gets a fresh pair of connections with two channels; both "hosts"
  * are threads of this process, and the memories are two separate mappings.
@@ -40,6 +40,7 @@
 struct backend {
 	const char *name;
 	const char *uri;
+	bool pin_all;
 };
 
 struct fix {
@@ -55,10 +56,17 @@ struct fix {
 	struct uri uri; /* where the listener is */
 	pthread_t acceptor, opener;
 	bool accepting;
+	bool uneven; /* the source's region 1 is twice the destination's, over RDMA too */
 	int open_rc;
 	atomic_uint strangers;
 	struct tern_error err;
 };
+
+/* One-sided: the destination does not see a write, it only grants keys. */
+static bool is_rdma(const struct fix *f)
+{
+	return !strncmp(f->backend->name, "rdma", 4);
+}
 
 /* Milliseconds of CLOCK_MONOTONIC. */
 static int64_t now_ms(void)
@@ -134,15 +142,28 @@ static void do_listen(struct fix *f)
 	assert_int_equal(uri_parse(text, &f->uri, &f->err), 0);
 }
 
+/* The destination's side of do_connect(). */
+static void *accept_run(void *opaque)
+{
+	struct fix *f = opaque;
+
+	return (void *)(intptr_t)f->ops->accept(f->listener, LONG_MS, &f->dst, NULL);
+}
+
 /* A connected pair without channels; the first message, "hello", is taken. */
 static void do_connect(struct fix *f)
 {
 	const uint8_t id[TRANSPORT_SESSION_ID_LEN] = "session 1";
 	char buf[TRANSPORT_MSG_MAX];
+	pthread_t thread;
+	void *rc;
 
-	assert_int_equal(f->ops->connect(f->ops, &f->env, &f->uri, id, -1, &f->src, &f->err), 0);
+	assert_int_equal(pthread_create(&thread, NULL, accept_run, f), 0);
+	if (f->ops->connect(f->ops, &f->env, &f->uri, id, -1, &f->src, &f->err))
+		fail_msg("%s", f->err.message);
 	assert_int_equal(f->ops->send(f->src, "hello", 5, LONG_MS, &f->err), 0);
-	assert_int_equal(f->ops->accept(f->listener, LONG_MS, &f->dst, &f->err), 0);
+	pthread_join(thread, &rc);
+	assert_int_equal((intptr_t)rc, 0);
 	assert_memory_equal(f->dst->session_id, id, sizeof(id));
 	assert_int_equal(f->ops->recv(f->dst, buf, sizeof(buf), 0, &f->err), 5);
 	assert_memory_equal(buf, "hello", 5);
@@ -168,6 +189,9 @@ static void do_open(struct fix *f)
 		{ .region = 1, .hva = f->dmem[1], .size = SMALL, .fd = -1 },
 	};
 
+	/* RDMA asks for keys of whole pieces, so the sizes have to agree as in real life. */
+	if (is_rdma(f) && !f->uneven)
+		s[1].size = SMALL;
 	assert_int_equal(f->ops->expose(f->src, s, 2, &f->err), 0);
 	assert_int_equal(f->ops->expose(f->dst, d, 2, &f->err), 0);
 	acceptor_start(f);
@@ -203,17 +227,29 @@ static int setup_listening(void **state)
 					 .chunk_bytes = BIG,
 					 .stranger = count_stranger,
 					 .opaque = f };
+	f->env.pin_all = f->backend->pin_all;
 	fill(f);
 	do_listen(f);
 	*state = f;
 	return 0;
 }
 
+
 static int setup_connected(void **state)
 {
 	setup_listening(state);
 	do_connect(*state);
 	return 0;
+}
+
+/* As setup_open(), in the middle of a test, with a lock budget of @bytes. */
+static void do_connect_with_budget(struct fix *f, uint64_t bytes)
+{
+	f->ops->listener_close(f->listener);
+	f->env.lock_budget = bytes;
+	do_listen(f);
+	do_connect(f);
+	do_open(f);
 }
 
 static int setup_open(void **state)
@@ -356,6 +392,13 @@ static void server_start(struct server *s, struct fix *f, unsigned channel)
 	assert_int_equal(pthread_create(&s->thread, NULL, server_run, s), 0);
 }
 
+/* A fence that has to succeed. */
+static void must_fence(struct fix *f, unsigned channel)
+{
+	if (f->ops->fence(f->sc[channel], &f->err))
+		fail_msg("fence: %s", f->err.message);
+}
+
 /* Close the source in order; serve() has to say 0. */
 static void server_finish(struct server *s, unsigned nr)
 {
@@ -389,7 +432,7 @@ static void write_all_lands(void **state)
 	server_start(&s, f, 0);
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(f->ops->write(f->sc[0], &all, 1, &f->err), 0);
-	assert_int_equal(f->ops->fence(f->sc[0], &f->err), 0);
+	must_fence(f, 0);
 	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
 	f->ops->channel_stats(f->sc[0], &st);
 	assert_int_equal(st.writes, 3);
@@ -407,11 +450,11 @@ static void zerocopy_is_reported(void **state)
 
 	server_start(&s, f, 0);
 	assert_int_equal(f->ops->write(f->sc[0], &all, 1, &f->err), 0);
-	assert_int_equal(f->ops->fence(f->sc[0], &f->err), 0);
+	must_fence(f, 0);
 	f->ops->channel_stats(f->sc[0], &st);
 	assert_true(st.zerocopy_bytes + st.zerocopy_copied > 0);
 	assert_int_equal(f->ops->write(f->sc[0], &all, 1, &f->err), 0);
-	assert_int_equal(f->ops->fence(f->sc[0], &f->err), 0);
+	must_fence(f, 0);
 	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
 	server_finish(&s, 1);
 }
@@ -442,7 +485,7 @@ static void write_scattered_lands_exactly(void **state)
 		assert_int_equal(f->ops->write(f->sc[0], r, nr, &f->err), 0);
 	memset(map1 + last.offset, 1, last.len);
 	assert_int_equal(f->ops->write(f->sc[0], &last, 1, &f->err), 0);
-	assert_int_equal(f->ops->fence(f->sc[0], &f->err), 0);
+	must_fence(f, 0);
 	check_region(f, 0, map, BIG);
 	check_region(f, 1, map1, SMALL);
 	server_finish(&s, 1);
@@ -538,14 +581,76 @@ static void fence_waits_for_handling(void **state)
 	server_finish(&rx, 1);
 }
 
+/*
+ * The same over RDMA, where the destination refuses the key instead of the bytes: the
+ * connection ends, and both sides say why.
+ */
+static void key_out_of_range_is_refused(void **state)
+{
+	const struct transport_range bad = { 1, SMALL - 4096, 8192 };
+	struct fix *f = *state;
+	char buf[TRANSPORT_NOTIFY_MAX];
+	uint8_t *none = calloc(1, BIG);
+	struct server s;
+	int rc;
+
+	if (!is_rdma(f) || f->env.pin_all) /* pinning all, open_channels() finds it */
+		skip();
+	f->uneven = true;
+	do_connect(f);
+	do_open(f);
+	server_start(&s, f, 0);
+	rc = f->ops->write(f->sc[0], &bad, 1, &f->err);
+	if (!rc)
+		rc = f->ops->fence(f->sc[0], &f->err);
+	assert_true(rc < 0);
+	pthread_join(s.thread, NULL);
+	assert_int_equal(s.rc, -EPROTO);
+	assert_non_null(strstr(s.err.message, "region 1"));
+	assert_non_null(strstr(s.err.message, "outside what was exposed"));
+	assert_int_equal(f->ops->recv(f->dst, buf, sizeof(buf), LONG_MS, &f->err), -EPROTO);
+	check_region(f, 0, none, BIG);
+	check_region(f, 1, none, SMALL);
+	free(none);
+}
+
+/* A lock budget far below the memory: everything lands, and the budget holds. */
+static void small_lock_budget_is_kept(void **state)
+{
+	struct transport_conn_stats cs = { 0 }, cd = { 0 };
+	struct fix *f = *state;
+	struct server s;
+
+	if (!is_rdma(f) || f->env.pin_all)
+		skip();
+	do_connect_with_budget(f, 4ull << 20);
+	server_start(&s, f, 0);
+	for (uint64_t at = 0; at < BIG; at += 65536) {
+		struct transport_range r[2] = { { 0, at, 65536 }, { 1, at / 4 % SMALL, 4096 } };
+
+		assert_int_equal(f->ops->write(f->sc[0], r, 2, &f->err), 0);
+	}
+	must_fence(f, 0);
+	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
+	f->ops->conn_stats(f->src, &cs);
+	f->ops->conn_stats(f->dst, &cd);
+	assert_in_range(cs.locked_peak_bytes, 4096, 4ull << 20);
+	assert_in_range(cd.locked_peak_bytes, 4096, 4ull << 20);
+	assert_true(cs.registration_bytes > (4ull << 20));
+	server_finish(&s, 1);
+}
+
 /* The source's region 1 is larger than what the destination exposed. */
 static void write_out_of_range_touches_nothing(void **state)
 {
 	const struct transport_range bad[2] = { { 0, 0, 4096 }, { 1, SMALL - 4096, 4097 } };
 	struct fix *f = *state;
 	char buf[TRANSPORT_NOTIFY_MAX];
-	uint8_t *none = calloc(1, BIG);
+	uint8_t *none;
 
+	if (is_rdma(f))
+		skip();
+	none = calloc(1, BIG);
 	assert_int_equal(f->ops->write(f->sc[0], bad, 2, &f->err), 0);
 	assert_int_equal(f->ops->serve(f->dc[0], buf, &f->err), -EPROTO);
 	assert_non_null(strstr(f->err.message, "region 1 offset 1044480 length 4097"));
@@ -818,6 +923,8 @@ static const struct CMUnitTest all_tests[] = {
 	T(fence_waits_for_handling, setup_open),
 	T(write_out_of_range_touches_nothing, setup_open),
 	T(write_checks_own_memory, setup_open),
+	T(key_out_of_range_is_refused, setup_listening),
+	T(small_lock_budget_is_kept, setup_listening),
 	T(abort_wakes_every_blocked_call, setup_open),
 	T(abort_by_source_ends_serve, setup_open),
 	T(revoke_stops_placement, setup_open),
@@ -838,14 +945,19 @@ static const struct CMUnitTest all_tests[] = {
 #define NR_TESTS (sizeof(all_tests) / sizeof(all_tests[0]))
 
 static const struct backend backends[] = {
-	{ "loop", "unix:test" },        { "tcp", "tcp:127.0.0.1:0" },
-	{ "tcp6", "tcp:[::1]:0" },      { "unix", "unix:/tmp/tern-test-%d.sock" },
-	{ "fault", "tcp:127.0.0.1:0" },
+	{ .name = "loop", .uri = "unix:test" },
+	{ .name = "tcp", .uri = "tcp:127.0.0.1:0" },
+	{ .name = "tcp6", .uri = "tcp:[::1]:0" },
+	{ .name = "unix", .uri = "unix:/tmp/tern-test-%d.sock" },
+	{ .name = "fault", .uri = "tcp:127.0.0.1:0" },
+	{ .name = "rdma", .uri = "rdma::0" },
+	{ .name = "rdma-all", .uri = "rdma::0", .pin_all = true },
 };
 
 int main(int argc, char **argv)
 {
 	struct CMUnitTest tests[NR_TESTS];
+	const char *rdma = getenv("TERN_TEST_RDMA"); /* set where a verbs device is: the lab */
 	int failed = 0;
 
 	if (argc > 2)
@@ -856,10 +968,14 @@ int main(int argc, char **argv)
 		 * The last one is about MSG_ZEROCOPY, which only TCP has; the three before
 		 * need a socket that strangers can connect to.
 		 */
-		bool is_loop = !strcmp(backends[b].name, "loop");
-		size_t nr = NR_TESTS - (is_loop ? 4 : is_tcp ? 0 : 1);
+		bool no_socket = !strcmp(backends[b].name, "loop") ||
+				 !strncmp(backends[b].name, "rdma", 4);
+		size_t nr = NR_TESTS - (no_socket ? 4 : is_tcp ? 0 : 1);
 
 		if (argc > 1 && strcmp(argv[1], backends[b].name))
+			continue;
+		if (argc < 2 && !strncmp(backends[b].name, "rdma", 4) &&
+		    (!rdma || strcmp(rdma, "1")))
 			continue;
 		memcpy(tests, all_tests, sizeof(tests));
 		for (unsigned i = 0; i < NR_TESTS; i++)

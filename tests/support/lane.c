@@ -55,7 +55,9 @@ int lane_run(const char *suite, const struct lane_case *cases, size_t nr, int ar
 		{ .name = "tcp", .listen_uri = "tcp:127.0.0.1:0" },
 		{ .name = "tcp6", .listen_uri = "tcp:[::1]:0" },
 		{ .name = "unix", .listen_uri = path },
+		{ .name = "rdma", .listen_uri = "rdma::0" },
 	};
+	const char *rdma = getenv("TERN_TEST_RDMA"); /* "1" where a verbs device is */
 	size_t nr_lanes = sizeof(lanes) / sizeof(lanes[0]), n = 0;
 	struct CMUnitTest *tests = calloc(nr * nr_lanes, sizeof(*tests));
 	char *names = calloc(nr * nr_lanes, 128);
@@ -65,6 +67,8 @@ int lane_run(const char *suite, const struct lane_case *cases, size_t nr, int ar
 	lanes[0].ops = loop_net_transport(net);
 	for (size_t l = 0; l < nr_lanes; l++) {
 		if (strcmp(lanes[l].name, "tcp6") == 0 && leave_out_has("ipv6"))
+			continue;
+		if (strcmp(lanes[l].name, "rdma") == 0 && (!rdma || strcmp(rdma, "1") != 0))
 			continue;
 		for (size_t i = 0; i < nr; i++, n++) {
 			snprintf(names + n * 128, 128, "%s: %s", lanes[l].name, cases[i].name);

@@ -36,7 +36,8 @@ struct lane_case {
 	}
 
 /*
- * lane_run - run all @cases over all lanes: loop, TCP over IPv4 and IPv6, UNIX.
+ * lane_run - run all @cases over all lanes: loop, TCP over IPv4 and IPv6, UNIX,
+ * and RDMA where the environment has TERN_TEST_RDMA=1.
  *
  * @argv[1], if given, is a filter ("tcp*", "*: cancel_*").  Returns main()'s value.
  */

@@ -312,12 +312,30 @@ static void contradictions(void **state)
 
 static void parts_not_in_this_build(void **state)
 {
-	bad(ARGS("--transport", "rdma"), "--transport rdma", "not in this build");
-	bad(ARGS("--connect", "rdma:h:1"), "rdma:h:1", "not in this build");
 	bad(ARGS("--mode", "postcopy"), "--mode postcopy", "not in this build");
 	bad(ARGS("--mode", "hybrid"), "--mode hybrid", "not in this build");
+#ifndef HAVE_RDMA
+	bad(ARGS("--transport", "rdma"), "--transport rdma", "not in this build");
+	bad(ARGS("--connect", "rdma:h:1"), "rdma:h:1", "not in this build");
 	bad(ARGS("--pin", "pipelined"), "--pin pipelined", "not in this build");
 	bad(ARGS("--lock-budget", "1G"), "--lock-budget 1G", "not in this build");
+#endif
+}
+
+/* With RDMA in the build its options reach the session's parameters. */
+static void rdma_options(void **state)
+{
+#ifdef HAVE_RDMA
+	struct bench_args a =
+		good(ARGS("--transport", "rdma", "--pin", "all", "--lock-budget", "64M"));
+
+	assert_string_equal(a.transport, "rdma");
+	assert_true(a.param[TERN_PARAM_PIN].set);
+	assert_int_equal(a.param[TERN_PARAM_PIN].value, TERN_PIN_ALL);
+	assert_int_equal(a.param[TERN_PARAM_LOCK_BUDGET].value, 64ull << 20);
+#else
+	skip();
+#endif
 }
 
 static void last_of_two_wins(void **state)
@@ -348,6 +366,7 @@ int main(void)
 		cmocka_unit_test(wrong_shape),
 		cmocka_unit_test(contradictions),
 		cmocka_unit_test(parts_not_in_this_build),
+		cmocka_unit_test(rdma_options),
 		cmocka_unit_test(last_of_two_wins),
 	};
 

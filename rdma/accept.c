@@ -1,0 +1,551 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * The listening side.
+ *
+ *	CONNECT_REQUEST   greeting is bad              reject, tell env.stranger
+ *	                  control                      connection made, accepted; it waits
+ *	                                               in the hub for its first message
+ *	                  data, session known          channel made, accepted
+ *	                  data, otherwise              reject with the reason
+ *
+ * A new connection's identifiers move to its own event channel, so from then on
+ * its pump handles their events.  The pump makes the listener's eventfd readable
+ * when the first message is there, or the peer is gone; accept() then hands the
+ * connection out or drops it.
+ *
+ * The hub is what the listener and its connections share; each holds a
+ * reference, so either may be closed first.
+ */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include "error.h"
+#include "uri.h"
+#include "verbs.h"
+
+#define BACKLOG 16
+#define WAITING_MAX 16u
+
+struct verbs_hub {
+	pthread_mutex_t lock;
+	unsigned refs;
+	struct verbs_conn *conns; /* accepted, not closed yet */
+	int heard_fd; /* eventfd: pumps tell the listener; constant */
+};
+
+struct verbs_listener {
+	struct transport_listener base;
+	struct transport_env env;
+	struct rdma_event_channel *cm;
+	struct rdma_cm_id *id;
+	struct verbs_hub *hub;
+	int stop_fd; /* eventfd */
+	char host[URI_HOST_MAX + 1];
+
+	/* Acceptor: connections whose first message has not come yet. */
+	struct {
+		struct verbs_conn *conn;
+		int64_t deadline;
+	} waiting[WAITING_MAX];
+};
+
+static struct verbs_listener *to_listener(struct transport_listener *l)
+{
+	return (struct verbs_listener *)l;
+}
+
+/* Drop a reference; the last one frees the hub. */
+void vhub_put(struct verbs_hub *hub)
+{
+	unsigned left;
+
+	pthread_mutex_lock(&hub->lock);
+	left = --hub->refs;
+	pthread_mutex_unlock(&hub->lock);
+	if (left)
+		return;
+	pthread_mutex_destroy(&hub->lock);
+	if (hub->heard_fd >= 0)
+		close(hub->heard_fd);
+	free(hub);
+}
+
+/* A hub with one reference, the listener's.  NULL: no memory or descriptors. */
+static struct verbs_hub *hub_new(void)
+{
+	struct verbs_hub *hub = calloc(1, sizeof(*hub));
+
+	if (!hub)
+		return NULL;
+	hub->heard_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (hub->heard_fd < 0) {
+		free(hub);
+		return NULL;
+	}
+	pthread_mutex_init(&hub->lock, NULL);
+	hub->refs = 1;
+	return hub;
+}
+
+/* vhub_leave - no channel is attached to @c from now on.  Keeps the reference. */
+void vhub_leave(struct verbs_conn *c)
+{
+	struct verbs_hub *hub = c->hub;
+
+	pthread_mutex_lock(&hub->lock);
+	for (struct verbs_conn **at = &hub->conns; *at; at = &(*at)->hub_next)
+		if (*at == c) {
+			*at = c->hub_next;
+			break;
+		}
+	pthread_mutex_unlock(&hub->lock);
+}
+
+/*
+ * Why binding to @sa failed with -EADDRNOTAVAIL: a port that is taken on another
+ * address (or on all) gives the same as an address that no device serves.
+ */
+static int bind_reason(struct verbs_listener *l, const struct sockaddr *sa)
+{
+	struct sockaddr_storage any = { 0 };
+	struct rdma_cm_id *id;
+	int rc = -EADDRNOTAVAIL;
+
+	if (sa->sa_family == AF_INET6) {
+		memcpy(&any, sa, sizeof(struct sockaddr_in6));
+		((struct sockaddr_in6 *)&any)->sin6_port = 0;
+	} else {
+		memcpy(&any, sa, sizeof(struct sockaddr_in));
+		((struct sockaddr_in *)&any)->sin_port = 0;
+	}
+	if (rdma_create_id(l->cm, &id, NULL, RDMA_PS_TCP))
+		return rc;
+	if (!rdma_bind_addr(id, (struct sockaddr *)&any))
+		rc = -EADDRINUSE;
+	rdma_destroy_id(id);
+	return rc;
+}
+
+/* Bind and listen on the first address that works.  0 or -errno with *err. */
+static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
+			       struct tern_error *err)
+{
+	char text[VERBS_TEXT_MAX];
+	struct addrinfo *list;
+	int rc = verbs_resolve(uri, AI_PASSIVE, &list, err);
+
+	if (rc)
+		return rc;
+	if (rdma_create_id(l->cm, &l->id, NULL, RDMA_PS_TCP)) {
+		l->id = NULL;
+		rc = error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
+				   error_name(-errno));
+	} else if (rdma_bind_addr(l->id, list->ai_addr) || rdma_listen(l->id, BACKLOG)) {
+		rc = -errno;
+		if (rc == -EADDRNOTAVAIL)
+			rc = bind_reason(l, list->ai_addr);
+		verbs_address_text(list->ai_addr, text, sizeof(text));
+		error_session(err, rc, "Listening on %s for RDMA failed: %s; %s", text,
+			      error_name(rc),
+			      rc == -EADDRINUSE ? "another program listens there"
+						: "check that an RDMA device serves that address "
+						  "(rdma link, ip address)");
+	}
+	freeaddrinfo(list);
+	return rc;
+}
+
+int verbs_listener_listen(const struct transport *ops, const struct transport_env *env,
+			  const struct uri *uri, struct transport_listener **out,
+			  struct tern_error *err)
+{
+	struct verbs_listener *l = calloc(1, sizeof(*l));
+	int rc = -ENOMEM;
+
+	if (!l)
+		return error_session(err, rc, "No memory for a listener");
+	l->base.ops = ops;
+	l->env = *env;
+	snprintf(l->host, sizeof(l->host), "%s", uri->host);
+	l->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->hub = hub_new();
+	if (!l->hub || l->stop_fd < 0)
+		error_session(err, rc, "No memory or descriptors for a listener");
+	else
+		rc = verbs_cm_channel(&l->cm, err);
+	if (!rc)
+		rc = verbs_listener_bind(l, uri, err);
+	if (rc) {
+		verbs_listener_close(&l->base);
+		return rc;
+	}
+	*out = &l->base;
+	return 0;
+}
+
+int verbs_listener_uri(const struct transport_listener *base, char *buf, size_t size)
+{
+	const struct verbs_listener *l = (const struct verbs_listener *)base;
+	struct uri uri = { .scheme = URI_RDMA };
+
+	snprintf(uri.host, sizeof(uri.host), "%s", l->host);
+	if (!uri.host[0]) /* any address: name one that works */
+		(void)verbs_local_address(uri.host, sizeof(uri.host), NULL, 0);
+	snprintf(uri.port, sizeof(uri.port), "%u", be16toh(rdma_get_src_port(l->id)));
+	return uri_format(&uri, buf, size);
+}
+
+void verbs_listener_stop(struct transport_listener *base)
+{
+	(void)eventfd_write(to_listener(base)->stop_fd, 1);
+}
+
+/* Forget waiting connection @i, which stays alive. */
+static struct verbs_conn *waiting_take(struct verbs_listener *l, unsigned i)
+{
+	struct verbs_conn *c = l->waiting[i].conn;
+
+	l->waiting[i].conn = NULL;
+	return c;
+}
+
+/* Report a peer that is turned away. */
+static void turn_away(struct verbs_listener *l, const char *peer, int code, const char *why)
+{
+	struct tern_error e = { 0 };
+
+	if (!l->env.stranger)
+		return;
+	error_session(&e, code, "A connection from %s was turned away: %s", peer, why);
+	l->env.stranger(l->env.opaque, &e);
+}
+
+/* Drop waiting connection @i. */
+static void waiting_drop(struct verbs_listener *l, unsigned i, const char *why)
+{
+	struct verbs_conn *c = waiting_take(l, i);
+
+	turn_away(l, c->peer, -ETIMEDOUT, why);
+	vconn_abort(&c->base);
+	vhub_leave(c);
+	vconn_destroy(c);
+}
+
+void verbs_listener_close(struct transport_listener *base)
+{
+	struct verbs_listener *l = to_listener(base);
+
+	for (unsigned i = 0; i < WAITING_MAX; i++)
+		if (l->waiting[i].conn)
+			waiting_drop(l, i, "the listener is closing");
+	if (l->hub)
+		vhub_put(l->hub);
+	if (l->id)
+		rdma_destroy_id(l->id);
+	if (l->cm)
+		rdma_destroy_event_channel(l->cm);
+	if (l->stop_fd >= 0)
+		close(l->stop_fd);
+	free(l);
+}
+
+/* Reject @id, and destroy it. */
+static void reject(struct rdma_cm_id *id, enum refusal_code code, uint16_t value)
+{
+	struct refusal r = { .version = GREETING_VERSION, .code = (uint16_t)code, .value = value };
+	uint8_t buf[REFUSAL_LEN];
+
+	refusal_put(buf, &r);
+	(void)rdma_reject(id, buf, sizeof(buf));
+	rdma_destroy_id(id);
+}
+
+/* Accept @id with our greeting.  0 or -errno. */
+static int accept_id(struct rdma_cm_id *id, const struct greeting *answer)
+{
+	uint8_t buf[GREETING_LEN];
+	struct rdma_conn_param param = {
+		.private_data = buf,
+		.private_data_len = sizeof(buf),
+		.rnr_retry_count = 7,
+	};
+
+	greeting_put(buf, answer);
+	return rdma_accept(id, &param) ? -errno : 0;
+}
+
+/* Resources of a new connection, and its acceptance.  0 or -errno; @id is @c's if c->id is set. */
+static int vconn_accept(struct verbs_listener *l, struct verbs_conn *c, struct rdma_cm_id *id,
+			const struct greeting *hello, struct tern_error *err)
+{
+	struct greeting answer = {
+		.version = GREETING_VERSION,
+		.kind = GREETING_CONTROL,
+		.ring = CTL_RING,
+		.msg_window = CTL_MSG_WINDOW,
+		.lock_budget = l->env.lock_budget,
+	};
+	int rc;
+
+	if (rdma_migrate_id(id, c->cm))
+		return error_session(err, -errno, "Moving a connection failed: %s",
+				     error_name(-errno));
+	rc = vconn_attach_device(c, id, err);
+	if (rc)
+		return rc;
+	memcpy(answer.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN);
+	control_begin(c, hello);
+	c->listener_fd = l->hub->heard_fd;
+	rc = accept_id(id, &answer);
+	if (rc)
+		return error_session(err, rc, "Accepting an RDMA connection from %s failed: %s",
+				     c->peer, error_name(rc));
+	return vconn_start(c, err);
+}
+
+/* A control connection: make it, and let it wait for its first message. */
+static void control_request(struct verbs_listener *l, struct rdma_cm_id *id,
+			    const struct greeting *hello, const char *peer)
+{
+	struct tern_error why = { 0 };
+	struct verbs_conn *c = NULL;
+	unsigned i = 0;
+	int rc;
+
+	while (i < WAITING_MAX && l->waiting[i].conn)
+		i++;
+	if (i == WAITING_MAX) {
+		reject(id, REFUSAL_BUSY, 0);
+		turn_away(l, peer, -EBUSY, "too many connections are waiting to say who they are");
+		return;
+	}
+	rc = vconn_make(l->base.ops, &l->env, false, hello->session_id, &c, &why);
+	if (!rc)
+		rc = vconn_accept(l, c, id, hello, &why);
+	if (rc) {
+		bool owned = c && c->id;
+
+		turn_away(l, peer, rc, why.message);
+		if (c)
+			vconn_destroy(c);
+		if (!owned)
+			reject(id, REFUSAL_BUSY, 0);
+		return;
+	}
+	pthread_mutex_lock(&l->hub->lock);
+	c->hub = l->hub;
+	c->hub_next = l->hub->conns;
+	l->hub->conns = c;
+	l->hub->refs++;
+	pthread_mutex_unlock(&l->hub->lock);
+	l->waiting[i].conn = c;
+	l->waiting[i].deadline = verbs_deadline((int)l->env.peer_timeout_ms);
+}
+
+/*
+ * Make channel @hello->index of @c on @id and accept it.  The refusal code, 0 if all
+ * is well; then @id belongs to @c.  hub->lock is held.
+ */
+static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct greeting *hello,
+		  uint16_t *value, struct tern_error *err)
+{
+	struct greeting answer = { .version = GREETING_VERSION,
+				   .kind = GREETING_DATA,
+				   .index = hello->index,
+				   .count = hello->count,
+				   .ring = CHAN_RING };
+	struct verbs_channel *ch;
+	int code = 0;
+
+	pthread_mutex_lock(&c->lock);
+	*value = (uint16_t)c->wanted;
+	if (c->wanted && hello->count != c->wanted)
+		code = REFUSAL_COUNT;
+	else if (c->channels[hello->index])
+		code = REFUSAL_TAKEN;
+	pthread_mutex_unlock(&c->lock);
+	if (code)
+		return code;
+	if (vchan_make(c, hello->index, id, &ch, err))
+		return REFUSAL_BUSY;
+	vchan_begin(ch, hello);
+	pthread_mutex_lock(&c->lock);
+	c->channels[hello->index] = ch;
+	c->counts[hello->index] = hello->count;
+	pthread_mutex_unlock(&c->lock);
+	/* From here on the pump sees its events, and close() frees it. */
+	memcpy(answer.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN);
+	if (rdma_migrate_id(id, c->cm) || accept_id(id, &answer))
+		atomic_store(&ch->lost, true);
+	return 0;
+}
+
+/* A data channel: find its connection. */
+static void data_request(struct verbs_listener *l, struct rdma_cm_id *id,
+			 const struct greeting *hello, const char *peer)
+{
+	struct tern_error why = { 0 };
+	int code = REFUSAL_SESSION;
+	uint16_t value = 0;
+
+	if (!hello->count || hello->count > TRANSPORT_CHANNELS_MAX ||
+	    hello->index >= hello->count || hello->ring <= 2 || hello->ring > 4096) {
+		reject(id, REFUSAL_GREETING, 0);
+		turn_away(l, peer, -EPROTO, "its channel numbers are impossible");
+		return;
+	}
+	pthread_mutex_lock(&l->hub->lock);
+	for (struct verbs_conn *c = l->hub->conns; c; c = c->hub_next) {
+		if (memcmp(c->base.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN) ||
+		    atomic_load(&c->aborted) || atomic_load(&c->revoked))
+			continue;
+		code = attach(c, id, hello, &value, &why);
+		break;
+	}
+	pthread_mutex_unlock(&l->hub->lock);
+	if (!code)
+		return;
+	reject(id, (enum refusal_code)code, value);
+	turn_away(l, peer, -EPROTO,
+		  code == REFUSAL_SESSION ? "its data channel belongs to no session here"
+		  : code == REFUSAL_TAKEN ? "that channel of its session is attached already"
+		  : code == REFUSAL_COUNT ? "its channel count does not fit its session"
+					  : why.message);
+}
+
+/* A request to connect. */
+static void request(struct verbs_listener *l, const struct cm_event *ev)
+{
+	char peer[VERBS_TEXT_MAX];
+	struct greeting hello;
+
+	verbs_address_text(rdma_get_peer_addr(ev->id), peer, sizeof(peer));
+	if (!greeting_get(ev->private_data, ev->private_len, &hello)) {
+		reject(ev->id, REFUSAL_GREETING, 0);
+		turn_away(l, peer, -EPROTO, "it does not speak this protocol");
+	} else if (hello.version != GREETING_VERSION) {
+		reject(ev->id, REFUSAL_VERSION, GREETING_VERSION);
+		turn_away(l, peer, -EPROTO, "it speaks another framing version");
+	} else if (hello.kind == GREETING_DATA) {
+		data_request(l, ev->id, &hello, peer);
+	} else if (hello.kind != GREETING_CONTROL || hello.ring <= CTL_RESERVE ||
+		   hello.ring > 4096 || !hello.msg_window || hello.msg_window > 4096) {
+		reject(ev->id, REFUSAL_GREETING, 0);
+		turn_away(l, peer, -EPROTO, "its greeting has impossible values");
+	} else {
+		control_request(l, ev->id, &hello, peer);
+	}
+}
+
+/* A connection with a first message, if there is one; drops those that died or are late. */
+static struct verbs_conn *first_heard(struct verbs_listener *l, int64_t *next)
+{
+	for (unsigned i = 0; i < WAITING_MAX; i++) {
+		struct verbs_conn *c = l->waiting[i].conn;
+		bool message;
+
+		if (!c)
+			continue;
+		pthread_mutex_lock(&c->ctl.lock);
+		message = c->ctl.inbox != NULL;
+		pthread_mutex_unlock(&c->ctl.lock);
+		if (message)
+			return waiting_take(l, i);
+		if (atomic_load(&c->heard))
+			waiting_drop(l, i, "it closed without a word");
+		else if (!verbs_remaining(l->waiting[i].deadline))
+			waiting_drop(l, i, "it stayed silent");
+		else if (*next < 0 || l->waiting[i].deadline < *next)
+			*next = l->waiting[i].deadline;
+	}
+	return NULL;
+}
+
+int verbs_listener_accept(struct transport_listener *base, int timeout_ms,
+			  struct transport_conn **out, struct tern_error *err)
+{
+	struct verbs_listener *l = to_listener(base);
+	int64_t deadline = verbs_deadline(timeout_ms);
+	struct pollfd p[3] = {
+		{ .fd = l->stop_fd, .events = POLLIN },
+		{ .fd = l->cm->fd, .events = POLLIN },
+		{ .fd = l->hub->heard_fd, .events = POLLIN },
+	};
+
+	for (;;) {
+		int64_t next = deadline;
+		struct verbs_conn *c = first_heard(l, &next);
+		struct cm_event ev;
+		eventfd_t ignored;
+		int n;
+
+		if (c) {
+			*out = &c->base;
+			return 0;
+		}
+		n = poll(p, 3, verbs_remaining(next));
+		if (n > 0 && p[0].revents)
+			return error_session(err, -ECANCELED, "Listening was stopped");
+		if (n > 0 && p[2].revents)
+			(void)eventfd_read(l->hub->heard_fd, &ignored);
+		while (n > 0 && !verbs_cm_next(l->cm, -1, 0, &ev)) {
+			if (ev.type == RDMA_CM_EVENT_CONNECT_REQUEST)
+				request(l, &ev);
+			else if (ev.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+				return error_session(err, -ENODEV, "The RDMA device was removed");
+		}
+		if (n == 0 && deadline >= 0 && !verbs_remaining(deadline))
+			return error_session(err, -ETIMEDOUT, "Nobody connected within %d ms",
+					     timeout_ms);
+	}
+}
+
+/* How many of the first @nr channels are established; drops those that do not fit. */
+static unsigned count_channels(struct verbs_conn *c, unsigned nr)
+{
+	unsigned have = 0;
+
+	for (unsigned i = 0; i < TRANSPORT_CHANNELS_MAX; i++)
+		if (c->channels[i] && c->channels[i]->established && i < nr && c->counts[i] == nr)
+			have++;
+	return have;
+}
+
+/* vhub_collect - open_channels() of the destination. */
+int vhub_collect(struct verbs_conn *c, unsigned nr, struct tern_error *err)
+{
+	struct timespec ts;
+	unsigned have;
+	int rc = 0, waited = 0;
+
+	verbs_timespec(verbs_deadline((int)c->env.peer_timeout_ms), &ts);
+	pthread_mutex_lock(&c->lock);
+	c->wanted = nr;
+	while ((have = count_channels(c, nr)) < nr && !waited) {
+		pthread_mutex_unlock(&c->lock);
+		rc = vconn_check(c, err);
+		pthread_mutex_lock(&c->lock);
+		if (rc)
+			break;
+		if (count_channels(c, nr) == have)
+			waited = pthread_cond_timedwait(&c->changed, &c->lock, &ts);
+	}
+	if (have == nr)
+		c->nr_channels = nr;
+	pthread_mutex_unlock(&c->lock);
+	if (rc || have == nr)
+		return rc;
+	return error_session(err, -ETIMEDOUT,
+			     "Only %u of %u data channels from %s arrived within %u ms; check that "
+			     "UDP port 4791 is open (RoCE)",
+			     have, nr, c->peer, c->env.peer_timeout_ms);
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * The source's end of a channel.
+ *
+ *	write()      ranges ──► pending[] ──► send queue ──► completions
+ *	                           │ extent not READY yet: stays
+ *
+ * write() returns when its ranges are in pending[]; their registrations go on
+ * meanwhile on both sides, so as much as fits there is registered ahead of the
+ * wire.  Whatever is ready is posted, in any order: two pending writes never
+ * concern one page (invariant 3), and an extent that waits for the lock budget
+ * must not hold up those whose completion will free some.  notify() and
+ * fence() wait until nothing is pending.
+ *
+ * Work requests are posted in linked lists; the last of a list is signalled.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "error.h"
+#include "verbs.h"
+
+#define PENDING_BYTES (64ull << 20) /* most bytes pending in a channel */
+
+/* What the source's thread waits for. */
+struct progress {
+	int64_t deadline;
+};
+
+/* The peer may be silent for so long. */
+static int64_t patience(const struct verbs_channel *ch)
+{
+	return verbs_deadline((int)(CHAN_IDLE_SLICES * ch->conn->env.peer_timeout_ms));
+}
+
+/* May the channel be used?  0 or -errno with *err. */
+static int tx_check(struct verbs_channel *ch, struct tern_error *err)
+{
+	int rc = vconn_check(ch->conn, err);
+
+	if (rc)
+		return rc;
+	if (ch->failure.code)
+		return error_channel(err, ch->failure.code, ch->base.index, "%s",
+				     ch->failure.message);
+	if (atomic_load(&ch->lost))
+		return vchan_failed(ch, -ECONNRESET, err,
+				    "The peer %s closed channel %u (device %s, queue pair %u)",
+				    ch->conn->peer, ch->base.index, ch->conn->device, ch->qp_num);
+	return 0;
+}
+
+/* Wait for anything to happen.  0, or -errno with *err. */
+static int tx_wait(struct verbs_channel *ch, struct progress *p, struct tern_error *err)
+{
+	int n = tx_check(ch, err);
+
+	if (n)
+		return n;
+	n = vchan_sleep(ch, p->deadline, err);
+	if (n == -ETIMEDOUT)
+		return vchan_failed(ch, -ETIMEDOUT, err,
+				    "The peer %s took nothing on channel %u for %u ms (device %s, "
+				    "queue pair %u); check that it is alive and reachable",
+				    ch->conn->peer, ch->base.index,
+				    CHAN_IDLE_SLICES * ch->conn->env.peer_timeout_ms,
+				    ch->conn->device, ch->qp_num);
+	if (n > 0)
+		p->deadline = patience(ch);
+	return n < 0 ? n : 0;
+}
+
+/* A frame of the destination: credits, or the answer to a fence. */
+int vchan_take_answer(struct verbs_channel *ch, unsigned slot, const struct data_header *h,
+		      struct tern_error *err)
+{
+	int rc;
+
+	if (h->type != DATA_CREDIT && h->type != DATA_FENCE_ACK)
+		return vchan_failed(
+			ch, -EPROTO, err,
+			"The peer %s sent a frame of type %u on channel %u, which it may "
+			"not",
+			ch->conn->peer, h->type, ch->base.index);
+	ch->credits += h->credits;
+	if (ch->credits > 4096)
+		return vchan_failed(
+			ch, -EPROTO, err,
+			"The peer %s returned %u credits on channel %u, more than it was "
+			"owed",
+			ch->conn->peer, h->credits, ch->base.index);
+	if (h->type == DATA_FENCE_ACK) {
+		if (h->seq != ch->fence_acked + 1 || h->seq > ch->fence_seq)
+			return vchan_failed(
+				ch, -EPROTO, err,
+				"The peer %s answered fence %llu on channel %u, due was "
+				"%llu",
+				ch->conn->peer, (unsigned long long)h->seq, ch->base.index,
+				(unsigned long long)ch->fence_acked + 1);
+		ch->fence_acked = h->seq;
+	}
+	rc = vchan_repost(ch, slot);
+	if (rc)
+		return vchan_failed(ch, rc, err, "Posting a receive on channel %u failed: %s",
+				    ch->base.index, error_name(rc));
+	return 0;
+}
+
+/* Entries that can be posted now; two are kept for frames. */
+static unsigned sq_room(const struct verbs_channel *ch)
+{
+	uint64_t used = ch->sq_head - ch->sq_tail;
+
+	return used + 2 >= ch->sq_size ? 0 : (unsigned)(ch->sq_size - 2 - used);
+}
+
+/* Fill work request @i of a list for @p. */
+static void fill_wr(struct verbs_channel *ch, const struct pending *p, struct ibv_send_wr *wr,
+		    struct ibv_sge *sge, unsigned i)
+{
+	const struct extent *e = p->extent;
+
+	sge[i] = (struct ibv_sge){
+		.addr = (uintptr_t)ch->conn->mem[e->region].hva + p->offset,
+		.length = (uint32_t)p->len,
+		.lkey = e->mr->lkey,
+	};
+	wr[i] = (struct ibv_send_wr){
+		.wr_id = ch->sq_head + i,
+		.sg_list = &sge[i],
+		.num_sge = 1,
+		.opcode = IBV_WR_RDMA_WRITE,
+		.wr.rdma = { .remote_addr = e->remote_va + (p->offset - e->offset),
+			     .rkey = e->rkey },
+	};
+	if (i)
+		wr[i - 1].next = &wr[i];
+	ch->sq[(ch->sq_head + i) % ch->sq_size] = (struct sq_entry){ p->extent, -1 };
+}
+
+/* Give a list of @nr work requests to the device. */
+static int post_list(struct verbs_channel *ch, struct ibv_send_wr *wr, unsigned nr,
+		     struct tern_error *err)
+{
+	struct ibv_send_wr *bad = NULL;
+	int rc;
+
+	wr[nr - 1].send_flags = IBV_SEND_SIGNALED;
+	rc = -ibv_post_send(ch->id->qp, wr, &bad);
+	if (rc) {
+		/* What was taken before @bad counts; the rest goes back. */
+		unsigned taken = bad ? (unsigned)(bad - wr) : 0;
+
+		for (unsigned i = taken; i < nr; i++)
+			keys_drop(ch->conn, ch->sq[(ch->sq_head + i) % ch->sq_size].extent);
+		ch->sq_head += taken;
+		return vchan_failed(ch, rc, err,
+				    "Posting writes on channel %u to %s failed (device %s, queue "
+				    "pair %u): %s",
+				    ch->base.index, ch->conn->peer, ch->conn->device, ch->qp_num,
+				    error_name(rc));
+	}
+	ch->sq_head += nr;
+	ch->sq_signalled = ch->sq_head;
+	return 0;
+}
+
+/* Move what is ready from pending[] to the send queue, one list.  How many, or -errno. */
+static int post_ready(struct verbs_channel *ch, struct tern_error *err)
+{
+	struct ibv_send_wr wr[CHAN_BATCH];
+	struct ibv_sge sge[CHAN_BATCH];
+	unsigned room = sq_room(ch), nr = 0, kept = 0, i = 0;
+	int rc;
+
+	if (room > CHAN_BATCH)
+		room = CHAN_BATCH;
+	for (; i < ch->nr_pending && nr < room; i++) {
+		struct pending *p = &ch->pending[i];
+
+		if (atomic_load_explicit(&p->extent->state, memory_order_acquire) == EXTENT_READY) {
+			fill_wr(ch, p, wr, sge, nr++);
+			figure_add(&ch->fig.bytes, p->len);
+			figure_add(&ch->fig.writes, p->last);
+		} else {
+			ch->pending[kept++] = *p;
+		}
+	}
+	if (kept != i)
+		memmove(&ch->pending[kept], &ch->pending[i],
+			(ch->nr_pending - i) * sizeof(*ch->pending));
+	ch->nr_pending -= i - kept;
+	if (!nr)
+		return 0;
+	rc = post_list(ch, wr, nr, err);
+	return rc ? rc : (int)nr;
+}
+
+/* Post and reap without waiting.  0 or -errno with *err. */
+static int tx_advance(struct verbs_channel *ch, struct tern_error *err)
+{
+	int n;
+
+	do {
+		n = vchan_reap(ch, err);
+		if (n >= 0 && ch->nr_pending)
+			n = post_ready(ch, err);
+		else if (n > 0)
+			n = 0;
+	} while (n > 0);
+	return n;
+}
+
+/* Tell the destination how far we are, if it costs nothing. */
+static int tx_tally(struct verbs_channel *ch, struct tern_error *err)
+{
+	uint64_t bytes = atomic_load_explicit(&ch->fig.bytes, memory_order_relaxed);
+
+	if (bytes - ch->tally_bytes < CHAN_TALLY_BYTES || ch->credits < 8 || ch->nr_free < 4 ||
+	    !sq_room(ch))
+		return 0;
+	ch->tally_bytes = bytes;
+	return vchan_frame(ch, DATA_TALLY, NULL, 0, 0, err);
+}
+
+/* Bytes waiting in pending[]. */
+static uint64_t pending_bytes(const struct verbs_channel *ch)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < ch->nr_pending; i++)
+		n += ch->pending[i].len;
+	return n;
+}
+
+/* Wait until at most @max entries and PENDING_BYTES are pending.  0 or -errno with *err. */
+static int tx_drain(struct verbs_channel *ch, unsigned max, struct tern_error *err)
+{
+	struct progress p = { .deadline = patience(ch) };
+	int rc = tx_check(ch, err);
+
+	if (!rc)
+		rc = tx_advance(ch, err);
+	while (!rc && (ch->nr_pending > max || (max && pending_bytes(ch) > PENDING_BYTES))) {
+		unsigned before = ch->nr_pending;
+
+		figure_add(&ch->fig.stalls, 1);
+		rc = tx_wait(ch, &p, err);
+		if (!rc)
+			rc = tx_advance(ch, err);
+		if (ch->nr_pending != before)
+			p.deadline = patience(ch);
+	}
+	return rc;
+}
+
+/* Put one range into pending[], cut at extents.  0 or -errno with *err. */
+static int tx_add(struct verbs_channel *ch, const struct transport_range *r, struct tern_error *err)
+{
+	uint64_t at = r->offset, left = r->len;
+
+	while (left) {
+		struct extent *e;
+		int64_t n;
+		int rc = 0;
+
+		if (ch->nr_pending == CHAN_PENDING_MAX)
+			rc = tx_drain(ch, CHAN_PENDING_MAX / 2, err);
+		if (rc)
+			return rc;
+		n = keys_hold(ch->conn, r->region, at, left < ch->max_msg ? left : ch->max_msg, &e);
+		if (n < 0)
+			return vchan_failed(ch, (int)n, err,
+					    "Keeping the registrations of channel %u failed: %s",
+					    ch->base.index, error_name((int)n));
+		left -= (uint64_t)n;
+		ch->pending[ch->nr_pending++] = (struct pending){ e, at, (uint64_t)n, !left };
+		at += (uint64_t)n;
+	}
+	return 0;
+}
+
+/* The ranges must be ours.  0 or -EINVAL with *err. */
+static int check_ranges(struct verbs_channel *ch, const struct transport_range *ranges, unsigned nr,
+			struct tern_error *err)
+{
+	for (unsigned i = 0; i < nr; i++)
+		if (!vconn_range_ok(ch->conn, ranges[i].region, ranges[i].offset, ranges[i].len))
+			return error_channel(
+				err, -EINVAL, ch->base.index,
+				"A write of region %u offset %llu length %llu is outside what was "
+				"exposed",
+				ranges[i].region, (unsigned long long)ranges[i].offset,
+				(unsigned long long)ranges[i].len);
+	return 0;
+}
+
+/* Let go of what the last prepare() held. */
+static void unhold(struct verbs_channel *ch)
+{
+	while (ch->nr_held)
+		keys_drop(ch->conn, ch->held[--ch->nr_held]);
+}
+
+/* Hold the extents of one range; they are made if there are none.  0 or -errno. */
+static int hold(struct verbs_channel *ch, const struct transport_range *r)
+{
+	uint64_t at = r->offset, end = at + r->len;
+
+	while (at < end) {
+		struct extent *e;
+		int64_t n;
+
+		if (ch->nr_held == ch->cap_held) {
+			unsigned cap = ch->cap_held ? 2 * ch->cap_held : 64;
+			struct extent **v = realloc(ch->held, cap * sizeof(*v));
+
+			if (!v)
+				return -ENOMEM;
+			ch->held = v;
+			ch->cap_held = cap;
+		}
+		n = keys_hold(ch->conn, r->region, at, end - at, &e);
+		if (n < 0)
+			return (int)n;
+		ch->held[ch->nr_held++] = e;
+		at += (uint64_t)n;
+	}
+	return 0;
+}
+
+/*
+ * Everything named stays registered until the next prepare() or fence(): it could
+ * not be registered again once the dirty log has protected it.
+ */
+int vchan_prepare(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
+		  struct tern_error *err)
+{
+	struct verbs_channel *ch = to_channel(base);
+	struct progress p = { .deadline = patience(ch) };
+	int rc = check_ranges(ch, ranges, nr, err);
+
+	if (rc)
+		return rc;
+	unhold(ch);
+	for (unsigned i = 0; i < nr && !rc; i++)
+		rc = hold(ch, &ranges[i]);
+	if (rc)
+		return vchan_failed(ch, rc, err,
+				    "Keeping the registrations of channel %u failed: %s",
+				    ch->base.index, error_name(rc));
+	/* Completions of this channel may have to free some budget meanwhile. */
+	for (unsigned i = 0; i < ch->nr_held && !rc; i++) {
+		while (!rc && atomic_load(&ch->held[i]->state) == EXTENT_QUEUED) {
+			rc = tx_advance(ch, err);
+			if (!rc && atomic_load(&ch->held[i]->state) == EXTENT_QUEUED)
+				rc = tx_wait(ch, &p, err);
+		}
+	}
+	return rc;
+}
+
+int vchan_write(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
+		struct tern_error *err)
+{
+	struct verbs_channel *ch = to_channel(base);
+	int rc = check_ranges(ch, ranges, nr, err);
+
+	if (!rc)
+		rc = tx_check(ch, err);
+	for (unsigned i = 0; i < nr && !rc; i++)
+		rc = tx_add(ch, &ranges[i], err);
+	if (!rc)
+		rc = tx_drain(ch, CHAN_PENDING_MAX / 2, err);
+	return rc ? rc : tx_tally(ch, err);
+}
+
+/* Everything pending is posted and a frame can go.  0 or -errno with *err. */
+static int tx_frame_room(struct verbs_channel *ch, struct tern_error *err)
+{
+	struct progress p = { .deadline = patience(ch) };
+	int rc = tx_drain(ch, 0, err);
+
+	while (!rc && (!ch->credits || !ch->nr_free || ch->sq_head - ch->sq_tail >= ch->sq_size)) {
+		figure_add(&ch->fig.stalls, 1);
+		rc = tx_wait(ch, &p, err);
+	}
+	return rc;
+}
+
+int vchan_notify(struct transport_channel *base, const void *msg, size_t len,
+		 struct tern_error *err)
+{
+	struct verbs_channel *ch = to_channel(base);
+	int rc;
+
+	if (len < 1 || len > TRANSPORT_NOTIFY_MAX)
+		return error_channel(err, -EMSGSIZE, ch->base.index,
+				     "A notify of %zu bytes cannot be sent; 1 to %u can", len,
+				     TRANSPORT_NOTIFY_MAX);
+	rc = tx_frame_room(ch, err);
+	if (rc)
+		return rc;
+	figure_add(&ch->fig.bytes, DATA_HEADER_LEN + len);
+	return vchan_frame(ch, DATA_NOTIFY, msg, len, 0, err);
+}
+
+int vchan_fence(struct transport_channel *base, struct tern_error *err)
+{
+	struct verbs_channel *ch = to_channel(base);
+	struct progress p;
+	int rc = tx_frame_room(ch, err);
+
+	if (rc)
+		return rc;
+	rc = vchan_frame(ch, DATA_FENCE, NULL, 0, ++ch->fence_seq, err);
+	p.deadline = patience(ch);
+	/* Its answer, and the completion of every write: the memory is free again. */
+	while (!rc && (ch->fence_acked != ch->fence_seq || ch->sq_tail != ch->sq_head))
+		rc = tx_wait(ch, &p, err);
+	unhold(ch);
+	return rc;
+}
+
+/* vchan_end - say END and wait until the peer's device has it, at most until @deadline. */
+void vchan_end(struct verbs_channel *ch, int64_t deadline)
+{
+	struct progress p = { .deadline = deadline };
+
+	if (tx_drain(ch, 0, NULL) || !ch->credits || !ch->nr_free ||
+	    ch->sq_head - ch->sq_tail >= ch->sq_size)
+		return;
+	if (vchan_frame(ch, DATA_END, NULL, 0, 0, NULL))
+		return;
+	while (ch->sq_tail != ch->sq_head && verbs_remaining(deadline))
+		if (tx_wait(ch, &p, NULL))
+			return;
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * The connecting side: the control queue first, then the data channels, one
+ * after the other, to the very address the control queue reached.
+ */
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "error.h"
+#include "uri.h"
+#include "verbs.h"
+
+/* verbs_resolve - addresses of an rdma: URI; as getaddrinfo().  0 or -errno with *err. */
+int verbs_resolve(const struct uri *uri, int flags, struct addrinfo **out, struct tern_error *err)
+{
+	struct addrinfo hints = { .ai_flags = flags | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM };
+	int rc = getaddrinfo(uri->host[0] ? uri->host : NULL, uri->port, &hints, out);
+
+	if (!rc)
+		return 0;
+	return error_session(
+		err,
+		rc == EAI_AGAIN    ? -EAGAIN
+		: rc == EAI_MEMORY ? -ENOMEM
+				   : -ENOENT,
+		"The host name \"%s\" does not resolve: %s; check the spelling and the "
+		"resolver",
+		uri->host, gai_strerror(rc));
+}
+
+/* An identifier that is resolved to @dst.  0 or -errno with *err. */
+static int open_id(struct rdma_event_channel *cm, struct sockaddr *dst, const char *peer,
+		   int cancel_fd, int64_t deadline, struct rdma_cm_id **out, struct tern_error *err)
+{
+	struct rdma_cm_id *id;
+	int rc;
+
+	if (rdma_create_id(cm, &id, NULL, RDMA_PS_TCP))
+		return error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
+				     error_name(-errno));
+	rc = verbs_cm_resolve(cm, id, dst, peer, cancel_fd, deadline, err);
+	if (rc) {
+		rdma_destroy_id(id);
+		return rc;
+	}
+	*out = id;
+	return 0;
+}
+
+/* Control queue of @c to @dst.  0 or -errno with *err; what was made is @c's. */
+static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_fd, int64_t deadline,
+			struct tern_error *err)
+{
+	struct greeting hello = {
+		.version = GREETING_VERSION,
+		.kind = GREETING_CONTROL,
+		.ring = CTL_RING,
+		.msg_window = CTL_MSG_WINDOW,
+		.lock_budget = c->env.lock_budget,
+	};
+	struct greeting answer;
+	struct rdma_cm_id *id;
+	char peer[VERBS_TEXT_MAX];
+	int rc;
+
+	memcpy(hello.session_id, c->base.session_id, TRANSPORT_SESSION_ID_LEN);
+	verbs_address_text(dst, peer, sizeof(peer));
+	rc = open_id(c->cm, dst, peer, cancel_fd, deadline, &id, err);
+	if (!rc)
+		rc = vconn_attach_device(c, id, err);
+	if (!rc)
+		rc = verbs_cm_connect(c->cm, id, &hello, peer, cancel_fd, deadline, &answer, err);
+	if (rc)
+		return rc;
+	control_begin(c, &answer);
+	return vconn_start(c, err);
+}
+
+/* One address; a new connection for each, because nothing of a failed one can be used. */
+static int try_address(const struct transport *ops, const struct transport_env *env,
+		       const uint8_t *session_id, struct sockaddr *dst, int cancel_fd,
+		       int64_t deadline, struct transport_conn **out, struct tern_error *err)
+{
+	struct verbs_conn *c;
+	int rc = vconn_make(ops, env, true, session_id, &c, err);
+
+	if (rc)
+		return rc;
+	rc = open_control(c, dst, cancel_fd, deadline, err);
+	if (rc) {
+		vconn_destroy(c);
+		return rc;
+	}
+	*out = &c->base;
+	return 0;
+}
+
+/* See struct transport. */
+int verbs_connect(const struct transport *ops, const struct transport_env *env,
+		  const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
+		  int cancel_fd, struct transport_conn **out, struct tern_error *err)
+{
+	int64_t deadline = verbs_deadline((int)env->peer_timeout_ms);
+	struct tern_error why = { 0 };
+	struct addrinfo *list;
+	int rc, left = 0;
+
+	if (!uri->host[0] || !strcmp(uri->port, "0"))
+		return error_session(err, -EINVAL,
+				     "Cannot connect to \"rdma:%s:%s\": it needs a host and a port "
+				     "that is not 0",
+				     uri->host, uri->port);
+	rc = verbs_resolve(uri, 0, &list, err);
+	if (rc)
+		return rc;
+	for (struct addrinfo *a = list; a; a = a->ai_next)
+		left++;
+	for (struct addrinfo *a = list; a; a = a->ai_next) {
+		int64_t share = verbs_deadline(verbs_remaining(deadline) / left--);
+
+		error_clear(&why);
+		rc = try_address(ops, env, session_id, a->ai_addr, cancel_fd, share, out, &why);
+		if (!rc || rc == -ECANCELED)
+			break;
+	}
+	freeaddrinfo(list);
+	return rc ? error_session(err, rc, "%s", why.message) : 0;
+}
+
+/* Connect channel @i of @nr.  0 or -errno with *err. */
+static int connect_channel(struct verbs_conn *c, unsigned i, unsigned nr,
+			   struct rdma_event_channel *cm, int64_t deadline, struct tern_error *err)
+{
+	struct greeting hello = {
+		.version = GREETING_VERSION,
+		.kind = GREETING_DATA,
+		.index = (uint16_t)i,
+		.count = (uint16_t)nr,
+		.ring = CHAN_RING_SOURCE,
+	};
+	struct greeting answer;
+	struct verbs_channel *ch;
+	struct rdma_cm_id *id;
+	int rc = open_id(cm, rdma_get_peer_addr(c->id), c->peer, c->cancel_fd, deadline, &id, err);
+
+	if (rc)
+		return rc;
+	memcpy(hello.session_id, c->base.session_id, TRANSPORT_SESSION_ID_LEN);
+	rc = vchan_make(c, i, id, &ch, err);
+	if (rc) {
+		rdma_destroy_id(id);
+		return rc;
+	}
+	rc = verbs_cm_connect(cm, id, &hello, c->peer, c->cancel_fd, deadline, &answer, err);
+	if (!rc && rdma_migrate_id(id, c->cm))
+		rc = error_channel(err, -errno, i,
+				   "Moving channel %u to its event channel failed: %s", i,
+				   error_name(-errno));
+	if (rc) {
+		vchan_free(ch);
+		return rc;
+	}
+	vchan_begin(ch, &answer);
+	pthread_mutex_lock(&c->lock);
+	ch->established = true;
+	c->channels[i] = ch;
+	pthread_mutex_unlock(&c->lock);
+	return vconn_check(c, err);
+}
+
+/* vconn_connect_channels - open_channels() of the source. */
+int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err)
+{
+	int64_t deadline = verbs_deadline((int)c->env.peer_timeout_ms);
+	struct rdma_event_channel *cm = NULL;
+	int rc = verbs_cm_channel(&cm, err);
+
+	for (unsigned i = 0; i < nr && !rc; i++)
+		rc = connect_channel(c, i, nr, cm, deadline, err);
+	if (!rc) {
+		pthread_mutex_lock(&c->lock);
+		c->nr_channels = nr;
+		pthread_mutex_unlock(&c->lock);
+	}
+	if (cm)
+		rdma_destroy_event_channel(cm);
+	return rc;
+}

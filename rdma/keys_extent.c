@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * Extents: which parts of the source's memory are registered on both sides.
+ *
+ * Regions are cut into pieces of PIECE_BYTES.  An extent is a run of pages
+ * within a piece; extents never overlap.  The first prepare() or write() of a page
+ * makes one, over exactly the pages that it names: registering allocates what it
+ * covers, here and at the destination, and what was never touched must stay
+ * unallocated (invariant 10).  Pages next to them that exist are left out as well:
+ * they may be write-protected by the dirty log, and then registering them fails.
+ *
+ *	piece     |PPPPPP....PP.PPPP|      P: page exists, .: hole
+ *	prepare     ▲▲▲▲
+ *	extent     [eeee]
+ *
+ * An extent with users is queued or in flight.  Without users it is on the idle
+ * list, oldest first, where the registrar takes it when the budget is short.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "verbs.h"
+
+#define PAGE 4096ull
+
+/* Take @e off the idle list. */
+static void lru_remove(struct keys *k, struct extent *e)
+{
+	if (e->lru_prev)
+		e->lru_prev->lru_next = e->lru_next;
+	else
+		k->lru_first = e->lru_next;
+	if (e->lru_next)
+		e->lru_next->lru_prev = e->lru_prev;
+	else
+		k->lru_last = e->lru_prev;
+	e->lru_prev = e->lru_next = NULL;
+	e->idle = false;
+}
+
+/* Put @e at the young end. */
+static void lru_add(struct keys *k, struct extent *e)
+{
+	e->lru_prev = k->lru_last;
+	e->lru_next = NULL;
+	if (k->lru_last)
+		k->lru_last->lru_next = e;
+	else
+		k->lru_first = e;
+	k->lru_last = e;
+	e->idle = true;
+}
+
+/* A number for a new extent, or -1. */
+static int64_t id_get(struct keys *k)
+{
+	if (k->nr_free)
+		return k->free_ids[--k->nr_free];
+	if (k->nr_ids == KEYS_EXTENTS_MAX)
+		return -1;
+	if (k->nr_ids == k->cap_ids) {
+		uint32_t cap = k->cap_ids ? 2 * k->cap_ids : 1024;
+		struct extent **v = realloc(k->by_id, cap * sizeof(*v));
+		uint32_t *f;
+
+		if (!v)
+			return -1;
+		k->by_id = v;
+		f = realloc(k->free_ids, cap * sizeof(*f));
+		if (!f)
+			return -1;
+		k->free_ids = f;
+		k->cap_ids = cap;
+	}
+	return k->nr_ids++;
+}
+
+/* A new extent over @len bytes at @offset of @region, in front of *@link.  NULL: no memory. */
+static struct extent *extent_new(struct keys *k, uint32_t region, uint64_t offset, uint64_t len,
+				 struct extent **link)
+{
+	struct extent *e = calloc(1, sizeof(*e));
+	int64_t id = e ? id_get(k) : -1;
+
+	if (id < 0) {
+		free(e);
+		return NULL;
+	}
+	e->id = (uint32_t)id;
+	e->region = region;
+	e->offset = offset;
+	e->len = len;
+	e->next = *link;
+	*link = e;
+	k->by_id[id] = e;
+	*k->queue_tail = e;
+	k->queue_tail = &e->queue_next;
+	pthread_cond_signal(&k->work);
+	return e;
+}
+
+/*
+ * The extent that covers page @page of piece @p, made if there is none.  Up to @want
+ * pages are wanted.  keys.lock is held.
+ */
+static struct extent *piece_extent(struct verbs_conn *c, uint32_t region, uint64_t p, unsigned page,
+				   unsigned want)
+{
+	struct keys *k = &c->keys;
+	const struct transport_memory *m = &c->mem[region];
+	uint64_t base = p * PIECE_BYTES;
+	uint64_t size = m->size - base < PIECE_BYTES ? m->size - base : PIECE_BYTES;
+	unsigned nr = (unsigned)((size + PAGE - 1) / PAGE), min = 0, max = nr;
+	struct extent **link = &k->pieces[region][p];
+	uint64_t at = base + page * PAGE, len;
+	unsigned first = page, end;
+
+	for (; *link && (*link)->offset + (*link)->len <= at; link = &(*link)->next)
+		min = (unsigned)(((*link)->offset + (*link)->len - base + PAGE - 1) / PAGE);
+	if (*link && (*link)->offset <= at)
+		return *link;
+	if (*link)
+		max = (unsigned)(((*link)->offset - base) / PAGE);
+	end = page + want < max ? page + want : max;
+	if (c->env.pin_all) {
+		first = min;
+		end = max;
+	}
+	len = end == nr ? size - first * PAGE : (end - first) * PAGE;
+	return extent_new(k, region, base + first * PAGE, len, link);
+}
+
+int64_t keys_hold(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len,
+		  struct extent **out)
+{
+	struct keys *k = &c->keys;
+	uint64_t p = offset / PIECE_BYTES, in = offset % PIECE_BYTES, room;
+	unsigned page = (unsigned)(in / PAGE);
+	struct extent *e;
+
+	if (len > PIECE_BYTES - in)
+		len = PIECE_BYTES - in;
+	pthread_mutex_lock(&k->lock);
+	e = piece_extent(c, region, p, page, (unsigned)((in + len + PAGE - 1) / PAGE) - page);
+	if (e) {
+		if (e->idle)
+			lru_remove(k, e);
+		e->users++;
+	}
+	pthread_mutex_unlock(&k->lock);
+	if (!e)
+		return -ENOMEM;
+	*out = e;
+	room = e->offset + e->len - offset;
+	return (int64_t)(len < room ? len : room);
+}
+
+void keys_drop(struct verbs_conn *c, struct extent *e)
+{
+	struct keys *k = &c->keys;
+
+	pthread_mutex_lock(&k->lock);
+	if (!--e->users) {
+		lru_add(k, e);
+		if (k->queue)
+			pthread_cond_signal(&k->work);
+	}
+	pthread_mutex_unlock(&k->lock);
+}
+
+/*
+ * keys_evict_locked - take the extent that was idle longest out of everything.
+ *
+ * NULL if no extent that is registered on both sides is idle.  The caller
+ * deregisters it, then calls keys_forget_locked().
+ */
+struct extent *keys_evict_locked(struct keys *k)
+{
+	struct extent *e = k->lru_first, **link;
+
+	while (e && atomic_load(&e->state) != EXTENT_READY)
+		e = e->lru_next;
+	if (!e)
+		return NULL;
+	lru_remove(k, e);
+	link = &k->pieces[e->region][e->offset / PIECE_BYTES];
+	while (*link != e)
+		link = &(*link)->next;
+	*link = e->next;
+	k->by_id[e->id] = NULL;
+	return e;
+}
+
+/* keys_forget_locked - @e's number may be used again, and its bytes by others. */
+void keys_forget_locked(struct keys *k, struct extent *e)
+{
+	k->free_ids[k->nr_free++] = e->id;
+	k->locked -= e->len;
+	free(e);
+}

@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_RDMA_VERBS_H
+#define TERN_RDMA_VERBS_H
+
+/*
+ * Private structures of the RDMA transport.
+ *
+ * Threads: those of src/transport.h, and two of each connection's own.
+ *
+ *	pump        control completions, CM events; delivers messages and keys
+ *	registrar   registers and deregisters guest memory (both sides)
+ *
+ * Locks, in the order they are taken: verbs_hub.lock, verbs_conn.lock,
+ * keys.lock, control.lock, verbs_channel.post_lock.
+ *
+ * Two protection domains: guest memory and the data queue pairs are in one, the
+ * control queue in the other.  So the keys of guest memory are worth nothing on
+ * the control queue pair, which outlives revoke().
+ */
+
+#include <infiniband/verbs.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <rdma/rdma_cma.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "greeting.h"
+#include "transport.h"
+
+#define VERBS_TEXT_MAX 96 /* an address in words */
+
+#define CTL_RING 64u /* receives of the control queue; send slots too */
+#define CTL_RESERVE 4u /* credits that only CREDIT frames may use */
+#define CTL_MSG_WINDOW 32u /* engine messages kept for recv() */
+#define CTL_SLOT (CTL_HEADER_LEN + TRANSPORT_MSG_MAX)
+
+#define CHAN_RING 32u /* receives of a channel at the destination */
+#define CHAN_RING_SOURCE 16u /* and at the source: credits and answers only */
+#define CHAN_SLOTS 8u /* send slots of a channel */
+#define CHAN_SLOT (DATA_HEADER_LEN + TRANSPORT_NOTIFY_MAX)
+#define CHAN_SQ_MAX 512u /* send queue entries asked for */
+#define CHAN_BATCH 32u /* work requests posted at once */
+#define CHAN_PENDING_MAX 1024u /* ranges accepted by write() and not yet posted */
+#define CHAN_TALLY_BYTES (8ull << 20)
+#define CHAN_SPIN 64u /* empty polls before sleeping */
+#define CHAN_IDLE_SLICES 3u /* no progress for so many peer_timeout_ms: lost */
+
+#define PIECE_BYTES (2ull << 20) /* grid that registrations do not cross */
+#define KEYS_EXTENTS_MAX (1u << 20)
+#define KEYS_JOBS_MAX 65536u /* key frames that may wait for the registrar */
+
+#define CLOSE_LINGER_MS 1000
+
+struct verbs_conn;
+struct verbs_hub;
+
+/* ---- keys: the source's registrations, and what the destination granted ---- */
+
+enum extent_state {
+	EXTENT_QUEUED, /* waits for the registrar */
+	EXTENT_PINNED, /* registered here, the peer is being asked */
+	EXTENT_READY, /* both sides: may be written */
+};
+
+struct extent {
+	uint32_t id, region;
+	uint64_t offset, len; /* bytes in the region; page-aligned; constant */
+	struct ibv_mr *mr; /* registrar */
+	uint64_t remote_va;
+	uint32_t rkey;
+	atomic_int state; /* enum extent_state; READY makes the fields above valid */
+	unsigned users; /* writes queued or in flight; keys.lock */
+	struct extent *next; /* in its piece, by offset; keys.lock */
+	struct extent *queue_next; /* registrar's queue; keys.lock */
+	struct extent *lru_prev, *lru_next; /* idle list, oldest first; keys.lock */
+	bool idle; /* on the idle list */
+};
+
+/* Work for the destination's registrar: a key frame that arrived. */
+struct grant_job {
+	struct grant_job *next;
+	uint16_t type; /* CTL_KEYS_WANTED, CTL_KEYS_RELEASE */
+	uint32_t len;
+	uint8_t payload[];
+};
+
+struct keys {
+	pthread_mutex_t lock; /* what follows, unless it says otherwise */
+	pthread_cond_t work; /* for the registrar */
+	pthread_cond_t done; /* an extent was pinned, or the connection failed */
+	pthread_t thread;
+	bool running, stop;
+	uint64_t budget; /* bytes; UINT64_MAX: none */
+	uint64_t locked; /* bytes registered or about to be */
+
+	/* Source. */
+	struct extent ***pieces; /* [region][offset / PIECE_BYTES]: list */
+	struct extent *queue, **queue_tail;
+	struct extent *lru_first, *lru_last;
+	struct extent **by_id; /* [nr_ids] */
+	uint32_t *free_ids;
+	uint32_t nr_ids, cap_ids, nr_free;
+
+	/* Destination; granted[] is the registrar's. */
+	struct grant_job *jobs, **jobs_tail;
+	unsigned nr_jobs;
+	struct ibv_mr **granted; /* by the source's id */
+	uint32_t nr_granted;
+
+	_Atomic uint64_t reg_ns, reg_bytes, reg_peak; /* figures */
+};
+
+/* ---- control queue ---- */
+
+struct ctl_frame { /* of the transport's own, waiting to be sent */
+	struct ctl_frame *next;
+	uint16_t type;
+	uint32_t len;
+	uint8_t payload[];
+};
+
+struct ctl_message { /* of the engine, waiting for recv() */
+	struct ctl_message *next;
+	uint32_t len;
+	uint8_t payload[];
+};
+
+struct control {
+	struct ibv_comp_channel *comp;
+	struct ibv_cq *cq;
+	struct ibv_mr *mr; /* of buf */
+	uint8_t *buf; /* CTL_RING send slots, then CTL_RING receive slots */
+	unsigned nr_events; /* pump: completion events to acknowledge */
+
+	pthread_mutex_t lock; /* the fields below, and posting sends */
+	pthread_cond_t cond; /* any of them changed */
+	bool posting; /* the queue pair may be posted to */
+	uint8_t free_slots[CTL_RING];
+	unsigned nr_free;
+	unsigned credits, msg_credits; /* what the peer can take */
+	unsigned owe, owe_msgs; /* what it may be told it can send again */
+	struct ctl_frame *frames, **frames_tail;
+	struct ctl_message *inbox, **inbox_tail;
+	unsigned nr_inbox;
+	bool bye; /* the peer closed in order */
+	bool bye_sent; /* ours has completed */
+	struct tern_error error; /* first; code != 0: the connection is dead */
+};
+
+/* ---- channels ---- */
+
+/* Figures of a channel: written by its thread, read by any (relaxed). */
+struct vchan_figures {
+	_Atomic uint64_t bytes, writes, stalls;
+};
+
+/* A part of a range that write() has taken; belongs to the channel's thread. */
+struct pending {
+	struct extent *extent;
+	uint64_t offset, len; /* bytes in the region */
+	bool last; /* of its range */
+};
+
+/* What a send queue entry holds until it is complete. */
+struct sq_entry {
+	struct extent *extent; /* or NULL */
+	int slot; /* or -1 */
+};
+
+struct verbs_channel {
+	struct transport_channel base;
+	struct verbs_conn *conn;
+	struct rdma_cm_id *id; /* owned; set under conn->lock */
+	struct ibv_comp_channel *comp;
+	struct ibv_cq *cq;
+	struct ibv_mr *mr; /* of buf */
+	uint8_t *buf; /* CHAN_SLOTS send slots, then the receive ring */
+	unsigned ring; /* receive slots */
+	uint32_t qp_num;
+	int wake_fd; /* eventfd: keys arrived, or something ended */
+	atomic_bool lost; /* the peer disconnected; pump */
+	bool established; /* conn->lock; pump */
+	struct vchan_figures fig;
+
+	pthread_mutex_t post_lock; /* posting at the destination, against revoke() */
+	bool posting; /* the queue pair may be posted to; under post_lock */
+
+	/* Everything below: the channel's thread. */
+	unsigned nr_events;
+	unsigned credits; /* frames the peer can take */
+	unsigned owe; /* receives reposted and not yet told */
+	uint64_t fence_seq, fence_acked;
+	struct sq_entry *sq; /* [sq_size], by sequence number */
+	uint64_t sq_head, sq_tail; /* sequence numbers: next, oldest incomplete */
+	uint64_t sq_signalled; /* last one with a completion asked for, + 1 */
+	unsigned sq_size;
+	uint8_t free_slots[CHAN_SLOTS];
+	unsigned nr_free;
+	struct pending *pending; /* [CHAN_PENDING_MAX] */
+	unsigned nr_pending;
+	uint64_t tally_bytes; /* written when the last TALLY went out */
+	uint64_t max_msg; /* bytes in one write */
+	struct extent **held; /* by the last prepare(), until the next one or a fence */
+	unsigned nr_held, cap_held;
+	uint16_t rx[CHAN_RING]; /* destination: slots that arrived, in order */
+	unsigned rx_at, rx_nr;
+	int rx_hold; /* slot that serve() returned, or -1 */
+	bool ended; /* the peer said END */
+	struct tern_error failure; /* code != 0: unusable */
+};
+
+/* ---- connection ---- */
+
+struct verbs_conn {
+	struct transport_conn base;
+	struct transport_env env;
+	bool source;
+	char peer[VERBS_TEXT_MAX]; /* "192.0.2.1:4444"; constant */
+	char device[64]; /* "rxe0"; constant */
+	struct rdma_event_channel *cm; /* pump, once it runs */
+	struct rdma_cm_id *id; /* control queue */
+	struct ibv_pd *pd_control, *pd_data;
+	struct ibv_device_attr attr;
+	uint64_t max_msg;
+	int cancel_fd; /* eventfd, readable once aborted; constant */
+	int kick_fd; /* eventfd: the pump has something to look at */
+	atomic_bool aborted, revoked;
+
+	/* Set by expose(), before any channel runs. */
+	struct transport_memory *mem;
+	unsigned nr_mem;
+
+	struct control ctl;
+	struct keys keys;
+	uint64_t peer_budget; /* bytes; 0: none */
+
+	pthread_t pump;
+	bool pumping;
+	atomic_bool pump_stop;
+	atomic_bool heard; /* a first message arrived, or it died; for accept() */
+	int listener_fd; /* eventfd of the listener to tell, or -1; the hub keeps it open */
+
+	pthread_mutex_t lock; /* the fields below */
+	pthread_cond_t changed; /* channels were attached or established, or it failed */
+	struct verbs_channel *channels[TRANSPORT_CHANNELS_MAX];
+	uint16_t counts[TRANSPORT_CHANNELS_MAX]; /* destination: of their greetings */
+	unsigned nr_channels; /* given out; 0 until open_channels() */
+	unsigned wanted;
+
+	struct verbs_hub *hub; /* destination; constant */
+	struct verbs_conn *hub_next; /* hub->lock */
+};
+
+static inline struct verbs_conn *to_conn(struct transport_conn *c)
+{
+	return (struct verbs_conn *)c;
+}
+
+static inline struct verbs_channel *to_channel(struct transport_channel *c)
+{
+	return (struct verbs_channel *)c;
+}
+
+static inline void figure_add(_Atomic uint64_t *f, uint64_t n)
+{
+	atomic_fetch_add_explicit(f, n, memory_order_relaxed);
+}
+
+/* cm.c: the connection manager, and small helpers of time and text. */
+int64_t verbs_now_ms(void);
+uint64_t verbs_now_ns(void);
+int64_t verbs_deadline(int timeout_ms);
+int verbs_remaining(int64_t deadline);
+void verbs_timespec(int64_t deadline_ms, struct timespec *out);
+void verbs_cond_init(pthread_cond_t *cond);
+void verbs_address_text(const struct sockaddr *sa, char *buf, size_t size);
+
+/* What verbs_cm_wait() found. */
+struct cm_event {
+	enum rdma_cm_event_type type;
+	int status;
+	struct rdma_cm_id *id;
+	uint8_t private_data[GREETING_LEN];
+	size_t private_len;
+};
+
+/*
+ * verbs_cm_next - take an event from @cm and acknowledge it.
+ *
+ * Waits until @deadline.  0; -ETIMEDOUT; -ECANCELED if @cancel_fd is readable.
+ */
+int verbs_cm_next(struct rdma_event_channel *cm, int cancel_fd, int64_t deadline,
+		  struct cm_event *ev);
+
+/* verbs_cm_channel - a non-blocking event channel.  0 or -errno with *err. */
+int verbs_cm_channel(struct rdma_event_channel **out, struct tern_error *err);
+
+/* verbs_cm_resolve - address and route of @id to @dst; it has a device then. */
+int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *dst,
+		     const char *peer, int cancel_fd, int64_t deadline, struct tern_error *err);
+
+/*
+ * verbs_cm_connect - connect @id, whose queue pair exists.
+ *
+ * *answer is the peer's greeting.  -ECONNREFUSED: nothing listens, or refused.
+ */
+int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
+		     const struct greeting *hello, const char *peer, int cancel_fd,
+		     int64_t deadline, struct greeting *answer, struct tern_error *err);
+
+/* device.c */
+/* verbs_memlock_hint - what to do about a registration that failed for want of memory. */
+void verbs_memlock_hint(char *buf, size_t size);
+/* verbs_local_address - an address of an RDMA device that is up.  0 or -ENODEV. */
+int verbs_local_address(char *buf, size_t size, char *why, size_t why_size);
+
+/* conn.c */
+int vconn_make(const struct transport *ops, const struct transport_env *env, bool source,
+	       const uint8_t *session_id, struct verbs_conn **out, struct tern_error *err);
+int vconn_attach_device(struct verbs_conn *c, struct rdma_cm_id *id, struct tern_error *err);
+int vconn_start(struct verbs_conn *c, struct tern_error *err);
+void vconn_destroy(struct verbs_conn *c);
+bool vconn_range_ok(const struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len);
+/* vconn_fail - note why the connection is dead, if it is the first reason, and wake everybody. */
+void vconn_fail(struct verbs_conn *c, const struct tern_error *why);
+/* vconn_check - 0, -ECANCELED if aborted, or the reason why the connection is dead. */
+int vconn_check(struct verbs_conn *c, struct tern_error *err);
+void vconn_wake_all(struct verbs_conn *c);
+void vconn_wake_channels(struct verbs_conn *c);
+void vconn_kick(struct verbs_conn *c);
+
+int vconn_expose(struct transport_conn *conn, const struct transport_memory *mem, unsigned nr,
+		 struct tern_error *err);
+int vconn_open_channels(struct transport_conn *conn, unsigned nr,
+			struct transport_channel **channels, struct tern_error *err);
+void vconn_revoke(struct transport_conn *conn);
+void vconn_abort(struct transport_conn *conn);
+void vconn_close(struct transport_conn *conn);
+void vconn_stats(const struct transport_conn *conn, struct transport_conn_stats *out);
+
+/* control.c */
+int control_open(struct verbs_conn *c, struct tern_error *err);
+void control_close(struct verbs_conn *c);
+int control_post_receives(struct verbs_conn *c, struct tern_error *err);
+void control_begin(struct verbs_conn *c, const struct greeting *peer);
+int control_send(struct transport_conn *conn, const void *msg, size_t len, int timeout_ms,
+		 struct tern_error *err);
+/* control_queue - send a frame of the transport's own as soon as possible.  0 or -ENOMEM. */
+int control_queue(struct verbs_conn *c, uint16_t type, const void *payload, uint32_t len);
+void control_flush_locked(struct verbs_conn *c);
+int control_repost(struct verbs_conn *c, unsigned slot);
+
+/* control_rx.c */
+void *control_pump(void *conn);
+long control_recv(struct transport_conn *conn, void *buf, size_t cap, int timeout_ms,
+		  struct tern_error *err);
+
+/* channel.c */
+int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
+	       struct verbs_channel **out, struct tern_error *err);
+void vchan_free(struct verbs_channel *ch);
+void vchan_begin(struct verbs_channel *ch, const struct greeting *peer);
+void vchan_stop_posting(struct verbs_channel *ch);
+int vchan_reap(struct verbs_channel *ch, struct tern_error *err);
+int vchan_sleep(struct verbs_channel *ch, int64_t deadline, struct tern_error *err);
+int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, size_t len,
+		uint64_t seq, struct tern_error *err);
+int vchan_repost(struct verbs_channel *ch, unsigned slot);
+uint8_t *vchan_rx_slot(struct verbs_channel *ch, unsigned slot);
+int vchan_failed(struct verbs_channel *ch, int code, struct tern_error *err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+void vchan_stats(const struct transport_channel *base, struct tern_channel_stats *out);
+
+/* vchan_tx.c, vchan_rx.c */
+int vchan_prepare(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
+		  struct tern_error *err);
+int vchan_write(struct transport_channel *ch, const struct transport_range *ranges, unsigned nr,
+		struct tern_error *err);
+int vchan_notify(struct transport_channel *ch, const void *msg, size_t len, struct tern_error *err);
+int vchan_fence(struct transport_channel *ch, struct tern_error *err);
+void vchan_end(struct verbs_channel *ch, int64_t deadline);
+long vchan_serve(struct transport_channel *ch, void *buf, struct tern_error *err);
+int vchan_take_answer(struct verbs_channel *ch, unsigned slot, const struct data_header *h,
+		      struct tern_error *err);
+
+/* keys.c: the source's registrar; keys_extent.c: which extents there are. */
+int keys_init(struct verbs_conn *c, struct tern_error *err);
+void keys_fini(struct verbs_conn *c);
+int keys_start(struct verbs_conn *c, struct tern_error *err);
+void keys_stop(struct verbs_conn *c);
+/*
+ * keys_hold - the extent that covers @offset of @region, and how much of @len.
+ *
+ * Makes it and hands it to the registrar if there is none.  The caller is one of its
+ * users until keys_drop().  Returns the bytes covered (> 0) or -errno.
+ */
+int64_t keys_hold(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len,
+		  struct extent **out);
+void keys_drop(struct verbs_conn *c, struct extent *e);
+/* keys_wait - until @e is at least in @state.  0, -ECANCELED, or the connection's error. */
+int keys_wait(struct verbs_conn *c, struct extent *e, enum extent_state state,
+	      struct tern_error *err);
+/* keys_pin_all - register everything, both sides. */
+int keys_pin_all(struct verbs_conn *c, struct tern_error *err);
+void keys_take(struct verbs_conn *c, const uint8_t *payload, size_t len);
+struct extent *keys_evict_locked(struct keys *k);
+void keys_forget_locked(struct keys *k, struct extent *e);
+void keys_register_failed(struct verbs_conn *c, int code, uint64_t len, struct tern_error *err);
+struct ibv_mr *keys_register(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len,
+			     int access);
+
+/* grants.c: the destination's registrar. */
+void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len);
+void *grants_main(void *conn);
+void grants_fini(struct verbs_conn *c);
+
+/* accept.c */
+int verbs_listener_listen(const struct transport *ops, const struct transport_env *env,
+			  const struct uri *uri, struct transport_listener **out,
+			  struct tern_error *err);
+int verbs_listener_uri(const struct transport_listener *l, char *buf, size_t size);
+int verbs_listener_accept(struct transport_listener *l, int timeout_ms, struct transport_conn **out,
+			  struct tern_error *err);
+void verbs_listener_stop(struct transport_listener *l);
+void verbs_listener_close(struct transport_listener *l);
+void vhub_leave(struct verbs_conn *c);
+void vhub_put(struct verbs_hub *hub);
+int vhub_collect(struct verbs_conn *c, unsigned nr, struct tern_error *err);
+
+/* connect.c */
+int verbs_resolve(const struct uri *uri, int flags, struct addrinfo **out, struct tern_error *err);
+int verbs_connect(const struct transport *ops, const struct transport_env *env,
+		  const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
+		  int cancel_fd, struct transport_conn **out, struct tern_error *err);
+int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err);
+
+#endif
