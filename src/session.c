@@ -587,7 +587,7 @@ int session_expose(struct tern_session *s, struct transport_conn *conn, struct t
 static bool may_be_consequence(int code)
 {
 	return code == -ECANCELED || code == -ECONNRESET || code == -EPIPE || code == -EIO ||
-	       code == -ECONNREFUSED || code == -ECONNABORTED;
+	       code == -ECONNREFUSED || code == -ECONNABORTED || code == -ENOENT;
 }
 
 int session_settle(struct tern_session *s, const struct tern_error *err)
@@ -599,7 +599,8 @@ int session_settle(struct tern_session *s, const struct tern_error *err)
 	       may_be_consequence(err->code) && monitor_wait(&s->mon, until))
 		;
 	if (!s->error.code && s->link.running && s->link.dead &&
-	    (s->link.peer_error || !err->code || err->code == -ECANCELED))
+	    (s->link.peer_error || !err->code || err->code == -ECANCELED ||
+	     err->code == -ENOENT)) /* a channel was refused because the session is gone */
 		s->error = s->link.error;
 	if (!s->error.code)
 		s->error = *err;
