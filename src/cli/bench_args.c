@@ -88,7 +88,7 @@ static const struct option_row rows[] = {
 	[SLOT_WORKING_SET] = { "working-set", KIND_PAGES, 0, ARGS_SIZE_MAX },
 	[SLOT_PATTERN] = { "pattern", KIND_WORD, .words = "uniform|sequential|hot" },
 	[SLOT_MODE] = { "mode", KIND_WORD, .words = "precopy|postcopy|hybrid" },
-	[SLOT_CHANNELS] = { "channels", KIND_NUMBER, 1, UINT32_MAX },
+	[SLOT_CHANNELS] = { "channels", KIND_NUMBER, 1, 64 },
 	[SLOT_CHUNK] = { "chunk", KIND_PAGES, GUEST_PAGE_SIZE, ARGS_SIZE_MAX },
 	[SLOT_PIN] = { "pin", KIND_WORD, .words = "pipelined|all" },
 	[SLOT_LOCK_BUDGET] = { "lock-budget", KIND_SIZE, 0, ARGS_SIZE_MAX },

@@ -87,6 +87,9 @@ int bench_apply_params(const struct bench_args *args, enum tern_role role, struc
 				err, -EINVAL, "--%s %llu: must be from %llu to %llu%s%s", p->option,
 				(unsigned long long)p->value, (unsigned long long)info->min,
 				(unsigned long long)info->max, *info->unit ? " " : "", info->unit);
+		if (i == TERN_PARAM_CHUNK_BYTES && (p->value & (p->value - 1)))
+			return cli_fail(err, -EINVAL, "--%s %llu: must be a power of two", p->option,
+					(unsigned long long)p->value);
 		ret = s ? tern_session_set(s, (enum tern_param)i, p->value) : 0;
 		if (ret)
 			return cli_fail(err, -EINVAL, "--%s %llu: the library refuses it: %s",

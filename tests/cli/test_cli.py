@@ -63,6 +63,12 @@ class Usage(unittest.TestCase):
             with self.subTest(size=size):
                 self.wrong(["bench", "--size", size], "--size")
 
+    def test_impossible_data_path(self):
+        self.wrong(["bench", "--chunk", "100K"], "--chunk", "power of two")
+        self.wrong(["bench", "--chunk", "4K"], "--chunk", "65536 to 67108864")
+        for n in ("0", "65"):
+            self.wrong(["bench", "--channels", n], "--channels", "1 to 64")
+
     def test_listen_and_connect(self):
         self.wrong(["bench", "--listen", "tcp::1", "--connect", "tcp:a:1"], "--listen",
                    "--connect")
