@@ -201,7 +201,7 @@ run_suites()
 test_plain()
 {
 	timeout_multiplier=1
-	build plain --buildtype=debugoptimized || return
+	build plain --buildtype=debugoptimized -Drdma=enabled || return
 	run_suites plain "$jobs" unit cli
 	run_suites plain "$jobs" integration fault
 	run_suites plain 1 perf
@@ -212,7 +212,7 @@ test_asan()
 	timeout_multiplier=3
 	export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:strict_string_checks=1
 	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-	build asan --buildtype=debugoptimized -Db_sanitize=address,undefined || return
+	build asan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=address,undefined || return
 	run_suites asan "$jobs" unit cli integration fault
 	run_suites asan 1 perf
 }
@@ -222,7 +222,7 @@ test_tsan()
 	wants_suite unit || wants_suite integration || return 0
 	timeout_multiplier=5
 	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
-	build tsan --buildtype=debugoptimized -Db_sanitize=thread || return
+	build tsan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=thread || return
 	run_suites tsan "$jobs" unit integration
 }
 
@@ -260,7 +260,7 @@ test_fuzz()
 	local targets=() target pids=() i=0
 
 	wants_suite fuzz || return 0
-	CC=clang build fuzz --buildtype=debugoptimized -Dfuzz=true || return
+	CC=clang build fuzz --buildtype=debugoptimized -Drdma=enabled -Dfuzz=true || return
 	mapfile -t targets < <(find "$build_root/fuzz/tests/fuzz" -maxdepth 1 -type f -executable \
 		-name 'fuzz_*' | sort)
 	if [ ${#targets[@]} -eq 0 ]; then
