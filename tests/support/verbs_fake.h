@@ -7,30 +7,100 @@
  *
  * Linked into a test, it takes the place of the ibv_* and rdma_* functions that the
  * RDMA transport calls, so that both ends of a connection run in one process on any
- * machine.  It is strict: a SEND that meets an empty receive queue, a write with a
- * key of another protection domain or outside its registration, a buffer that is not
- * registered: each is the completion error that a device would give.
+ * machine.  The device serves the loopback addresses.
  *
- * Faults are injected by count; 0 is none, n is the n-th call from now.
+ * It is strict: a SEND that meets an empty receive queue, a write with a key of
+ * another protection domain or outside its registration, a buffer that is not
+ * registered: each is the completion error that a device would give.  What no program
+ * may do (free a domain that is in use, overrun a completion queue, free a queue whose
+ * events are not acknowledged) ends the process with a sentence on stderr.
+ *
+ * Faults are injected by count: the n-th call of a kind from now, 1 is the next one.
  */
 
 #include <infiniband/verbs.h>
 #include <stdbool.h>
 
-enum verbs_fake_fault {
-	FAKE_REG_ENOMEM, /* the n-th and all later registrations of guest memory fail */
-	FAKE_ADDR_ERROR, /* resolving an address fails */
-	FAKE_ROUTE_ERROR,
-	FAKE_REJECT, /* a connection is rejected, reason 28 without private data */
-	FAKE_POST_ENOMEM, /* posting a list of RDMA writes fails */
-	FAKE_NR,
+/* Calls that can be made to fail with an errno. */
+enum verbs_fake_call {
+	FAKE_OBJECT, /* the creation of any object: those marked with + */
+	FAKE_EVENT_CHANNEL, /* + */
+	FAKE_CM_ID, /* + */
+	FAKE_PD, /* + */
+	FAKE_COMP_CHANNEL, /* + */
+	FAKE_CQ, /* + */
+	FAKE_QP, /* + */
+	FAKE_REG_BUFFER, /* + registration of the transport's own buffers */
+	FAKE_REG_SOURCE, /* + of guest memory, without remote access */
+	FAKE_REG_DESTINATION, /* + of guest memory that the peer may write */
+	FAKE_MIGRATE_ID,
+	FAKE_RESOLVE, /* rdma_resolve_addr() itself; for an event see below */
+	FAKE_LISTEN,
+	FAKE_CONNECT,
+	FAKE_ACCEPT,
+	FAKE_POST_WRITE, /* posting a list that begins with an RDMA write */
+	FAKE_POST_FRAME, /* posting a SEND on a data channel */
+	FAKE_POST_CONTROL, /* posting a SEND on a control queue */
+	FAKE_POST_RECV,
+	FAKE_POLL_CQ,
+	FAKE_NOTIFY_CQ,
+	FAKE_QUERY_DEVICE,
+	FAKE_QUERY_PORT,
+	FAKE_CALL_NR,
 };
 
-/* verbs_fake_fault - the @n-th such call fails. */
-void verbs_fake_fault(enum verbs_fake_fault which, unsigned n);
+/* verbs_fake_fail - the @n-th such call fails with @code (ENOMEM…), once. */
+void verbs_fake_fail(enum verbs_fake_call which, unsigned n, int code);
 
-/* verbs_fake_wc - the @n-th RDMA write completes with @status, and its queue pair dies. */
-void verbs_fake_wc(unsigned n, enum ibv_wc_status status);
+/* verbs_fake_fail_from - the @n-th such call fails with @code, and all later ones. */
+void verbs_fake_fail_from(enum verbs_fake_call which, unsigned n, int code);
+
+/* verbs_fake_fired - how many faults of any kind have acted since reset. */
+unsigned verbs_fake_fired(void);
+
+/* What the connection manager can answer instead. */
+enum verbs_fake_answer {
+	FAKE_ADDR_ERROR, /* to resolving an address */
+	FAKE_ROUTE_ERROR, /* to resolving a route */
+	FAKE_REJECT, /* to a connect: rejected, reason 28, no private data */
+	FAKE_REJECT_FOREIGN, /* the same with private data of another program */
+	FAKE_UNREACHABLE, /* to a connect */
+	FAKE_SILENCE, /* to a connect: nothing, ever */
+	FAKE_ANSWER_NR,
+};
+
+/* verbs_fake_answer - so the @n-th such request is answered, once. */
+void verbs_fake_answer(enum verbs_fake_answer which, unsigned n);
+
+/* Work requests, by what they are for. */
+enum verbs_fake_wr {
+	FAKE_WR_WRITE, /* RDMA write */
+	FAKE_WR_FRAME, /* SEND on a data channel, by the connecting side */
+	FAKE_WR_ANSWER, /* SEND on a data channel, by the accepting side */
+	FAKE_WR_CONTROL, /* SEND on a control queue, by the connecting side */
+	FAKE_WR_CONTROL_BACK, /* SEND on a control queue, by the accepting side */
+	FAKE_WR_NR,
+};
+
+#define FAKE_WC_LOST (-1) /* carried out, but no completion ever tells the sender */
+
+/*
+ * verbs_fake_wc - the @n-th such work request completes with @status.
+ *
+ * An enum ibv_wc_status: it is not carried out, and its queue pair is in the error
+ * state afterwards.  Or FAKE_WC_LOST.
+ */
+void verbs_fake_wc(enum verbs_fake_wr which, unsigned n, int status);
+
+/*
+ * verbs_fake_hold - completions of what data channels send and write wait, from now on;
+ * or all that wait are delivered, in order.  verbs_fake_held() is how many wait.
+ */
+void verbs_fake_hold(bool hold);
+unsigned verbs_fake_held(void);
+
+/* verbs_fake_qp_error - all data (or control) queue pairs go to the error state. */
+void verbs_fake_qp_error(bool data);
 
 /* verbs_fake_remove_device - every identifier gets a DEVICE_REMOVAL event. */
 void verbs_fake_remove_device(void);
@@ -38,10 +108,14 @@ void verbs_fake_remove_device(void);
 /* verbs_fake_absent - there is no device from now on (until reset). */
 void verbs_fake_absent(void);
 
+/* What the device says of itself; changes hold until reset. */
+struct ibv_device_attr *verbs_fake_device_attr(void);
+struct ibv_port_attr *verbs_fake_port_attr(void);
+
 /* verbs_fake_objects - how many objects of any kind exist: 0 when nothing leaked. */
 unsigned verbs_fake_objects(void);
 
-/* verbs_fake_reset - no faults. */
+/* verbs_fake_reset - no faults, device and port as they were. */
 void verbs_fake_reset(void);
 
 #endif

@@ -2,7 +2,17 @@
 #ifndef TERN_TESTS_VERBS_FAKE_PRIVATE_H
 #define TERN_TESTS_VERBS_FAKE_PRIVATE_H
 
-/* Between the two halves of the fake. */
+/*
+ * Between the parts of the fake:
+ *
+ *	verbs_fake.c		its state, and the faults
+ *	verbs_fake_cm.c		the connection manager
+ *	verbs_fake_dev.c	device, protection domains, registrations
+ *	verbs_fake_queue.c	completion queues and queue pairs
+ *
+ * The functions that are replaced have no argument for a context, so the fake's state
+ * is one file-scope object, under one lock that every entry takes.
+ */
 
 #include <pthread.h>
 #include <rdma/rdma_cma.h>
@@ -26,7 +36,14 @@ struct fake_id {
 	struct rdma_cm_id base;
 	struct fake_id *next, *peer;
 	bool listening, connected;
+	bool passive; /* made by a request */
+	bool data; /* its greeting is that of a data channel */
 	in_port_t port;
+};
+
+struct fake_pd {
+	struct ibv_pd base;
+	unsigned users;
 };
 
 struct fake_mr {
@@ -44,13 +61,17 @@ struct fake_cq {
 	struct ibv_cq base;
 	bool armed;
 	unsigned at, nr;
+	unsigned events, acked; /* handed out by ibv_get_cq_event(); acknowledged */
 	struct ibv_wc wc[FAKE_CQ_MAX];
 };
 
 struct fake_qp {
 	struct ibv_qp base;
+	struct fake_qp *next; /* in fake.qps */
 	struct fake_qp *peer; /* NULL: not connected, or gone */
+	struct fake_id *id;
 	bool dead, was_paired;
+	bool sig_all;
 	unsigned rq_at, rq_nr;
 	struct {
 		uint64_t wr_id;
@@ -58,25 +79,68 @@ struct fake_qp {
 	} rq[FAKE_RQ_MAX];
 };
 
+/* A completion that waits to be delivered. */
+struct fake_held {
+	struct fake_held *next;
+	struct fake_qp *qp;
+	struct ibv_wc wc;
+};
+
+/* A fault that is armed. */
+struct fake_fault {
+	unsigned n; /* at the n-th call from now; 0: none */
+	int code; /* errno, or what else it brings */
+	bool on; /* and at all later ones */
+};
+
 struct fake {
 	pthread_mutex_t lock; /* everything */
-	unsigned fault[FAKE_NR];
-	unsigned wc_at;
-	enum ibv_wc_status wc_status;
-	bool absent;
+	struct fake_fault call[FAKE_CALL_NR], answer[FAKE_ANSWER_NR], wr[FAKE_WR_NR];
+	unsigned fired;
+	bool absent, hold;
+	struct ibv_device_attr device;
+	struct ibv_port_attr port;
 	unsigned objects;
 	uint32_t next_key;
 	uint16_t next_port;
 	struct fake_id *ids;
 	struct fake_mr *mrs;
+	struct fake_qp *qps;
+	struct fake_held *held, **held_tail;
 };
 
 extern struct fake fake;
 
-bool fake_fires(enum verbs_fake_fault which); /* the lock is held */
-void fake_count(int by); /* takes the lock */
+/* fake_fires - does @f act now?  The lock is held. */
+bool fake_fires(struct fake_fault *f);
+
+/*
+ * fake_fails - is this call one that was told to fail?  errno is set then.
+ *
+ * The lock is held.  fake_object() is the same for the creation of an object, and counts
+ * the object if it does not fail.
+ */
+bool fake_fails(enum verbs_fake_call which);
+bool fake_object(enum verbs_fake_call which);
+
+/* fake_misuse - the program did what none may do: say so and abort. */
+void fake_misuse(const char *what) __attribute__((noreturn));
+
+/* verbs_fake_dev.c */
 struct ibv_context *fake_context(void);
+bool fake_covered(const struct ibv_pd *pd, uint32_t key, uint64_t addr, uint64_t len, int access);
+
+/* verbs_fake_queue.c; the lock is held.  The ops of the device's context. */
+int fake_poll_cq(struct ibv_cq *base, int nr, struct ibv_wc *wc);
+int fake_req_notify(struct ibv_cq *base, int solicited);
+int fake_post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_send_wr **bad);
+int fake_post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad);
+void fake_release_held(void);
 void fake_qp_error(struct fake_qp *qp);
 void fake_qp_pair(struct fake_qp *a, struct fake_qp *b);
+
+/* verbs_fake_cm.c; the lock is held. */
+void fake_push(struct fake_id *id, enum rdma_cm_event_type type, int status, const void *data,
+	       size_t len);
 
 #endif

@@ -172,7 +172,7 @@ static void address_unresolved(void **state)
 {
 	struct pair *p = *state;
 
-	verbs_fake_fault(FAKE_ADDR_ERROR, 1);
+	verbs_fake_answer(FAKE_ADDR_ERROR, 1);
 	assert_int_equal(do_connect(p), -ENODEV);
 	assert_says(p, "127.0.0.1");
 	assert_says(p, "use tcp:");
@@ -182,7 +182,7 @@ static void route_unresolved(void **state)
 {
 	struct pair *p = *state;
 
-	verbs_fake_fault(FAKE_ROUTE_ERROR, 1);
+	verbs_fake_answer(FAKE_ROUTE_ERROR, 1);
 	assert_int_equal(do_connect(p), -ETIMEDOUT);
 	assert_says(p, "No RDMA route");
 }
@@ -191,7 +191,7 @@ static void rejected(void **state)
 {
 	struct pair *p = *state;
 
-	verbs_fake_fault(FAKE_REJECT, 1);
+	verbs_fake_answer(FAKE_REJECT, 1);
 	assert_int_equal(do_connect(p), -ECONNREFUSED);
 	assert_says(p, "rejected the RDMA connection (reason 28)");
 }
@@ -204,7 +204,7 @@ static void channel_rejected(void **state)
 	assert_int_equal(do_connect(p), 0);
 	await_destination(p);
 	assert_int_equal(p->t->expose(p->src, &m, 1, &p->err), 0);
-	verbs_fake_fault(FAKE_REJECT, 1);
+	verbs_fake_answer(FAKE_REJECT, 1);
 	assert_int_equal(p->t->open_channels(p->src, 1, &p->sc, &p->err), -ECONNREFUSED);
 }
 
@@ -214,7 +214,7 @@ static void registration_fails(void **state)
 	struct pair *p = *state;
 
 	assert_int_equal(do_open(p), 0);
-	verbs_fake_fault(FAKE_REG_ENOMEM, 5);
+	verbs_fake_fail_from(FAKE_REG_SOURCE, 5, ENOMEM);
 	assert_int_equal(write_all(p), -ENOMEM);
 	assert_says(p, "memlock");
 	assert_says(p, "--lock-budget");
@@ -225,7 +225,7 @@ static void first_registration_fails_with_pin_all(void **state)
 	struct pair *p = *state;
 
 	p->env.pin_all = true;
-	verbs_fake_fault(FAKE_REG_ENOMEM, 1);
+	verbs_fake_fail_from(FAKE_REG_SOURCE, 1, ENOMEM);
 	assert_int_equal(do_open(p), -ENOMEM);
 	assert_says(p, "memlock");
 }
@@ -246,7 +246,7 @@ static void retry_exceeded(void **state)
 	struct pair *p = *state;
 
 	assert_int_equal(do_open(p), 0);
-	verbs_fake_wc(3, IBV_WC_RETRY_EXC_ERR);
+	verbs_fake_wc(FAKE_WR_WRITE, 3, IBV_WC_RETRY_EXC_ERR);
 	assert_int_equal(write_all(p), -ETIMEDOUT);
 	assert_says(p, "transport retry counter exceeded");
 	assert_says(p, "device fake0, queue pair ");
@@ -259,7 +259,7 @@ static void remote_access_error(void **state)
 	struct pair *p = *state;
 
 	assert_int_equal(do_open(p), 0);
-	verbs_fake_wc(1, IBV_WC_REM_ACCESS_ERR);
+	verbs_fake_wc(FAKE_WR_WRITE, 1, IBV_WC_REM_ACCESS_ERR);
 	assert_int_equal(write_all(p), -EIO);
 	assert_says(p, "remote access error");
 }
@@ -269,7 +269,7 @@ static void rnr_exceeded(void **state)
 	struct pair *p = *state;
 
 	assert_int_equal(do_open(p), 0);
-	verbs_fake_wc(2, IBV_WC_RNR_RETRY_EXC_ERR);
+	verbs_fake_wc(FAKE_WR_WRITE, 2, IBV_WC_RNR_RETRY_EXC_ERR);
 	assert_int_equal(write_all(p), -ETIMEDOUT);
 	assert_says(p, "RNR retry counter exceeded");
 }
@@ -284,7 +284,7 @@ static void posting_fails(void **state)
 	/* Keys first, so that the next post is that of the write. */
 	assert_int_equal(p->t->prepare(p->sc, &r, 1, &p->err), 0);
 	assert_int_equal(p->t->write(p->sc, &r, 1, &p->err), 0);
-	verbs_fake_fault(FAKE_POST_ENOMEM, 1);
+	verbs_fake_fail(FAKE_POST_WRITE, 1, ENOMEM);
 	rc = p->t->write(p->sc, &r, 1, &p->err);
 	if (!rc)
 		rc = p->t->fence(p->sc, &p->err);
