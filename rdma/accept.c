@@ -19,6 +19,7 @@
  */
 
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -135,32 +136,83 @@ static int bind_reason(struct verbs_listener *l, const struct sockaddr *sa)
 	return rc;
 }
 
-/* Bind and listen on the first address that works.  0 or -errno with *err. */
-static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
-			       struct tern_error *err)
+/*
+ * The address to listen on, into *addr: the URI's, or if it names no host and the user
+ * a device, that device's.  0 or -errno with *err.
+ */
+static int listen_address(struct verbs_listener *l, const struct uri *uri,
+			  struct sockaddr_storage *addr, struct tern_error *err)
 {
-	char text[VERBS_TEXT_MAX];
+	const char *device = l->env.rdma_device;
 	struct addrinfo *list;
 	int rc = verbs_resolve(uri, AI_PASSIVE, &list, err);
 
 	if (rc)
 		return rc;
+	memset(addr, 0, sizeof(*addr));
+	memcpy(addr, list->ai_addr, list->ai_addrlen);
+	freeaddrinfo(list);
+	if (uri->host[0] || !device || !*device)
+		return 0;
+	rc = verbs_device_address(l->cm, device, NULL, addr, err);
+	if (rc)
+		return rc;
+	if (addr->ss_family == AF_INET6) {
+		((struct sockaddr_in6 *)addr)->sin6_port = htons((uint16_t)atoi(uri->port));
+		inet_ntop(AF_INET6, &((struct sockaddr_in6 *)addr)->sin6_addr, l->host,
+			  sizeof(l->host));
+	} else {
+		((struct sockaddr_in *)addr)->sin_port = htons((uint16_t)atoi(uri->port));
+		inet_ntop(AF_INET, &((struct sockaddr_in *)addr)->sin_addr, l->host,
+			  sizeof(l->host));
+	}
+	return 0;
+}
+
+/* Is the bound address one of the device that the user named?  0 or -EADDRNOTAVAIL. */
+static int check_bound(const struct verbs_listener *l, const char *text, struct tern_error *err)
+{
+	const char *device = l->env.rdma_device;
+
+	if (!device || !*device || verbs_device_is(device, l->id))
+		return 0;
+	return error_session(err, -EADDRNOTAVAIL,
+			     "Listening on %s for RDMA failed: %s serves that address, not %s; give "
+			     "an address of that device, or no host",
+			     text,
+			     l->id->verbs ? ibv_get_device_name(l->id->verbs->device)
+					  : "no single device",
+			     device);
+}
+
+/* Bind and listen on the first address that works.  0 or -errno with *err. */
+static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
+			       struct tern_error *err)
+{
+	char text[VERBS_TEXT_MAX];
+	struct sockaddr_storage addr;
+	struct sockaddr *sa = (struct sockaddr *)&addr;
+	int rc = listen_address(l, uri, &addr, err);
+
+	if (rc)
+		return rc;
+	verbs_address_text(sa, text, sizeof(text));
 	if (rdma_create_id(l->cm, &l->id, NULL, RDMA_PS_TCP)) {
 		l->id = NULL;
 		rc = error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
 				   error_name(-errno));
-	} else if (rdma_bind_addr(l->id, list->ai_addr) || rdma_listen(l->id, BACKLOG)) {
+	} else if (rdma_bind_addr(l->id, sa) || rdma_listen(l->id, BACKLOG)) {
 		rc = -errno;
 		if (rc == -EADDRNOTAVAIL)
-			rc = bind_reason(l, list->ai_addr);
-		verbs_address_text(list->ai_addr, text, sizeof(text));
+			rc = bind_reason(l, sa);
 		error_session(err, rc, "Listening on %s for RDMA failed: %s; %s", text,
 			      error_name(rc),
 			      rc == -EADDRINUSE ? "another program listens there"
 						: "check that an RDMA device serves that address "
 						  "(rdma link, ip address)");
+	} else {
+		rc = check_bound(l, text, err);
 	}
-	freeaddrinfo(list);
 	return rc;
 }
 

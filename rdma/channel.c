@@ -129,20 +129,20 @@ static int vchan_resources(struct verbs_channel *ch, struct tern_error *err)
 	char hint[200] = "";
 	int rc;
 
-	size = (size + 4095) / 4096 * 4096;
 	ch->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	ch->sq = calloc(ch->sq_size, sizeof(*ch->sq));
 	ch->pending = c->source ? calloc(CHAN_PENDING_MAX, sizeof(*ch->pending)) : NULL;
-	ch->buf = aligned_alloc(4096, size);
+	ch->buf = verbs_buffer_new(size, ch->node);
+	ch->buf_size = size;
 	if (ch->wake_fd < 0 || !ch->sq || (c->source && !ch->pending) || !ch->buf)
 		goto fail;
-	memset(ch->buf, 0, size);
+	ch->buf_node = verbs_buffer_node(ch->buf);
 	ch->comp = ibv_create_comp_channel(c->id->verbs);
 	if (!ch->comp)
 		goto fail;
 	(void)fcntl(ch->comp->fd, F_SETFL, fcntl(ch->comp->fd, F_GETFL) | O_NONBLOCK);
 	ch->cq = ibv_create_cq(c->id->verbs, (int)(ch->sq_size + ch->ring), NULL, ch->comp,
-			       (int)ch->base.index % c->id->verbs->num_comp_vectors);
+			       (int)ch->vector);
 	if (!ch->cq)
 		goto fail;
 	ch->mr = ibv_reg_mr(c->pd_data, ch->buf, size, IBV_ACCESS_LOCAL_WRITE);
@@ -157,11 +157,26 @@ fail:
 			     ch->base.index, c->device, error_name(rc), hint[0] ? "; " : "", hint);
 }
 
+/* Where the channel's memory, buffers and interrupts are. */
+static void vchan_place(struct verbs_channel *ch)
+{
+	const struct transport_env *env = &ch->conn->env;
+	unsigned nth = 0;
+
+	ch->node = verbs_channel_node(env, ch->base.index);
+	if (ch->node < 0) /* no matter where the memory is: near the device */
+		ch->node = ch->conn->place.numa_node;
+	for (unsigned i = 0; i < ch->base.index; i++)
+		nth += verbs_channel_node(env, i) == verbs_channel_node(env, ch->base.index);
+	ch->vector = place_vector_for(&ch->conn->vectors, ch->node, nth, ch->base.index);
+}
+
 /* vchan_make - a channel on @id, which has a device; @id stays the caller's on failure. */
 int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
 	       struct verbs_channel **out, struct tern_error *err)
 {
 	struct verbs_channel *ch = calloc(1, sizeof(*ch));
+	struct place_saved saved;
 	int rc;
 
 	if (!ch)
@@ -180,6 +195,8 @@ int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
 		ch->sq_size = (unsigned)c->attr.max_cqe - ch->ring;
 	ch->max_msg = c->max_msg < PIECE_BYTES ? c->max_msg : PIECE_BYTES;
 	pthread_mutex_init(&ch->post_lock, NULL);
+	vchan_place(ch);
+	verbs_place_enter(&c->env, ch->node, &saved);
 	for (unsigned i = 0; i < CHAN_SLOTS; i++)
 		ch->free_slots[ch->nr_free++] = (uint8_t)i;
 	if (id->verbs != c->id->verbs)
@@ -192,6 +209,7 @@ int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
 		rc = vchan_resources(ch, err);
 	if (!rc)
 		rc = vchan_qp(ch, err);
+	verbs_place_leave(&saved);
 	if (rc) {
 		ch->id = NULL;
 		if (id->qp)
@@ -248,7 +266,7 @@ void vchan_free(struct verbs_channel *ch)
 	free(ch->held);
 	free(ch->pending);
 	free(ch->sq);
-	free(ch->buf);
+	verbs_buffer_free(ch->buf, ch->buf_size);
 	pthread_mutex_destroy(&ch->post_lock);
 	free(ch);
 }
@@ -447,4 +465,6 @@ void vchan_stats(const struct transport_channel *base, struct tern_channel_stats
 	out->bytes += atomic_load_explicit(&ch->fig.bytes, memory_order_relaxed);
 	out->writes += atomic_load_explicit(&ch->fig.writes, memory_order_relaxed);
 	out->stalls += atomic_load_explicit(&ch->fig.stalls, memory_order_relaxed);
+	out->buffer_node = ch->buf_node;
+	out->completion_vector = (int32_t)ch->vector;
 }

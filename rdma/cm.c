@@ -259,14 +259,14 @@ static int cm_expect(struct rdma_event_channel *cm, enum rdma_cm_event_type want
 	return cm_unexpected(ev, peer, err);
 }
 
-int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *dst,
-		     const char *peer, int cancel_fd, int64_t deadline, struct tern_error *err)
+int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *src,
+		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline, struct tern_error *err)
 {
 	int ms = verbs_remaining(deadline);
 	struct cm_event ev;
 	int rc;
 
-	if (rdma_resolve_addr(id, NULL, dst, ms)) {
+	if (rdma_resolve_addr(id, src, dst, ms)) {
 		ev = (struct cm_event){ .type = RDMA_CM_EVENT_ADDR_ERROR, .status = -errno };
 		return cm_unexpected(&ev, peer, err);
 	}

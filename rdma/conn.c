@@ -74,6 +74,11 @@ int vconn_attach_device(struct verbs_conn *c, struct rdma_cm_id *id, struct tern
 	id->context = c;
 	verbs_address_text(rdma_get_peer_addr(id), c->peer, sizeof(c->peer));
 	snprintf(c->device, sizeof(c->device), "%s", ibv_get_device_name(id->verbs->device));
+	verbs_device_facts(c->device, id->verbs->device->ibdev_path, id->port_num, &c->place);
+	place_vectors_read(id->verbs->device->ibdev_path, "/proc/irq", id->verbs->num_comp_vectors,
+			   &c->vectors);
+	if (c->env.device)
+		c->env.device(c->env.opaque, &c->place);
 	rc = ibv_query_device(id->verbs, &c->attr);
 	if (!rc)
 		rc = ibv_query_port(id->verbs, id->port_num, &port);
@@ -312,5 +317,6 @@ void vconn_stats(const struct transport_conn *conn, struct transport_conn_stats 
 
 	out->registration_ns = atomic_load_explicit(&c->keys.reg_ns, memory_order_relaxed);
 	out->registration_bytes = atomic_load_explicit(&c->keys.reg_bytes, memory_order_relaxed);
+	out->device = c->place;
 	out->locked_peak_bytes = atomic_load_explicit(&c->keys.reg_peak, memory_order_relaxed);
 }

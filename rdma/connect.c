@@ -32,17 +32,25 @@ int verbs_resolve(const struct uri *uri, int flags, struct addrinfo **out, struc
 		uri->host, gai_strerror(rc));
 }
 
-/* An identifier that is resolved to @dst.  0 or -errno with *err. */
-static int open_id(struct rdma_event_channel *cm, struct sockaddr *dst, const char *peer,
-		   int cancel_fd, int64_t deadline, struct rdma_cm_id **out, struct tern_error *err)
+/* An identifier that is resolved to @dst, on @c's device.  0 or -errno with *err. */
+static int open_id(struct verbs_conn *c, struct rdma_event_channel *cm, struct sockaddr *dst,
+		   const char *peer, int cancel_fd, int64_t deadline, struct rdma_cm_id **out,
+		   struct tern_error *err)
 {
+	struct sockaddr *src = c->src.ss_family ? (struct sockaddr *)&c->src : NULL;
 	struct rdma_cm_id *id;
 	int rc;
 
 	if (rdma_create_id(cm, &id, NULL, RDMA_PS_TCP))
 		return error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
 				     error_name(-errno));
-	rc = verbs_cm_resolve(cm, id, dst, peer, cancel_fd, deadline, err);
+	rc = verbs_cm_resolve(cm, id, src, dst, peer, cancel_fd, deadline, err);
+	if (!rc && src && !verbs_device_is(c->env.rdma_device, id))
+		rc = error_session(err, -EXDEV,
+				   "The route to %s goes through RDMA device %s, not through %s; "
+				   "change the route (ip route get), or the device",
+				   peer, ibv_get_device_name(id->verbs->device),
+				   c->env.rdma_device);
 	if (rc) {
 		rdma_destroy_id(id);
 		return rc;
@@ -65,11 +73,14 @@ static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_f
 	struct greeting answer;
 	struct rdma_cm_id *id;
 	char peer[VERBS_TEXT_MAX];
-	int rc;
+	int rc = 0;
 
 	memcpy(hello.session_id, c->base.session_id, TRANSPORT_SESSION_ID_LEN);
 	verbs_address_text(dst, peer, sizeof(peer));
-	rc = open_id(c->cm, dst, peer, cancel_fd, deadline, &id, err);
+	if (c->env.rdma_device && *c->env.rdma_device)
+		rc = verbs_device_address(c->cm, c->env.rdma_device, dst, &c->src, err);
+	if (!rc)
+		rc = open_id(c, c->cm, dst, peer, cancel_fd, deadline, &id, err);
 	if (!rc)
 		rc = vconn_attach_device(c, id, err);
 	if (!rc)
@@ -145,7 +156,8 @@ static int connect_channel(struct verbs_conn *c, unsigned i, unsigned nr,
 	struct greeting answer;
 	struct verbs_channel *ch;
 	struct rdma_cm_id *id;
-	int rc = open_id(cm, rdma_get_peer_addr(c->id), c->peer, c->cancel_fd, deadline, &id, err);
+	int rc = open_id(c, cm, rdma_get_peer_addr(c->id), c->peer, c->cancel_fd, deadline, &id,
+			 err);
 
 	if (rc)
 		return rc;

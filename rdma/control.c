@@ -81,10 +81,10 @@ int control_open(struct verbs_conn *c, struct tern_error *err)
 	q->cq = ibv_create_cq(c->id->verbs, 2 * CTL_RING, NULL, q->comp, 0);
 	if (!q->cq)
 		return control_no_queue(c, "a completion queue", -errno, err);
-	q->buf = aligned_alloc(4096, (size + 4095) / 4096 * 4096);
+	q->buf = verbs_buffer_new(size, c->place.numa_node);
 	if (!q->buf)
 		return control_no_queue(c, "buffers", -ENOMEM, err);
-	memset(q->buf, 0, size);
+	q->buf_size = size;
 	q->mr = ibv_reg_mr(c->pd_control, q->buf, size, IBV_ACCESS_LOCAL_WRITE);
 	if (!q->mr)
 		return control_no_queue(c, "a registration of buffers", -errno, err);
@@ -108,7 +108,7 @@ void control_close(struct verbs_conn *c)
 		ibv_destroy_comp_channel(q->comp);
 	if (q->mr)
 		ibv_dereg_mr(q->mr);
-	free(q->buf);
+	verbs_buffer_free(q->buf, q->buf_size);
 	while (q->frames) {
 		struct ctl_frame *f = q->frames;
 

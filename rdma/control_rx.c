@@ -272,6 +272,7 @@ void *control_pump(void *conn)
 	eventfd_t ignored;
 
 	pthread_setname_np(pthread_self(), "tern-rdma-ctl");
+	verbs_thread_on_node(c, c->place.numa_node);
 	while (!atomic_load(&c->pump_stop)) {
 		rearm(c);
 		drain(c);

@@ -54,7 +54,7 @@ static int route_to(const struct uri *uri, char *why, size_t size, struct tern_e
 		rc = -ENODEV;
 	if (!rc) {
 		verbs_address_text(list->ai_addr, peer, sizeof(peer));
-		rc = verbs_cm_resolve(cm, id, list->ai_addr, peer, -1,
+		rc = verbs_cm_resolve(cm, id, NULL, list->ai_addr, peer, -1,
 				      verbs_deadline(ROUTE_TIMEOUT_MS), err);
 	}
 	if (!rc)

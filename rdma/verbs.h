@@ -27,6 +27,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "greeting.h"
+#include "place.h"
 #include "transport.h"
 
 #define VERBS_TEXT_MAX 96 /* an address in words */
@@ -132,6 +133,7 @@ struct control {
 	struct ibv_cq *cq;
 	struct ibv_mr *mr; /* of buf */
 	uint8_t *buf; /* CTL_RING send slots, then CTL_RING receive slots */
+	size_t buf_size;
 	unsigned nr_events; /* pump: completion events to acknowledge */
 
 	pthread_mutex_t lock; /* the fields below, and posting sends */
@@ -176,7 +178,11 @@ struct verbs_channel {
 	struct ibv_comp_channel *comp;
 	struct ibv_cq *cq;
 	struct ibv_mr *mr; /* of buf */
-	uint8_t *buf; /* CHAN_SLOTS send slots, then the receive ring */
+	uint8_t *buf; /* CHAN_SLOTS send slots, then the receive ring; on .node */
+	size_t buf_size;
+	int node; /* of the memory it serves; constant */
+	int buf_node; /* that buf lies on; constant */
+	unsigned vector; /* completion vector; constant */
 	unsigned ring; /* receive slots */
 	uint32_t qp_num;
 	int wake_fd; /* eventfd: keys arrived, or something ended */
@@ -219,6 +225,10 @@ struct verbs_conn {
 	bool source;
 	char peer[VERBS_TEXT_MAX]; /* "192.0.2.1:4444"; constant */
 	char device[64]; /* "rxe0"; constant */
+	struct transport_device place; /* the same, and where it is; constant */
+	struct place_vectors vectors; /* constant */
+	struct sockaddr_storage src; /* source: own address if the user named a device;
+				      * family 0: any; constant */
 	struct rdma_event_channel *cm; /* pump, once it runs */
 	struct rdma_cm_id *id; /* control queue */
 	struct ibv_pd *pd_control, *pd_data;
@@ -297,9 +307,10 @@ int verbs_cm_next(struct rdma_event_channel *cm, int cancel_fd, int64_t deadline
 /* verbs_cm_channel - a non-blocking event channel.  0 or -errno with *err. */
 int verbs_cm_channel(struct rdma_event_channel **out, struct tern_error *err);
 
-/* verbs_cm_resolve - address and route of @id to @dst; it has a device then. */
-int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *dst,
-		     const char *peer, int cancel_fd, int64_t deadline, struct tern_error *err);
+/* verbs_cm_resolve - address and route of @id to @dst, from @src unless that is NULL; it has
+ * a device then. */
+int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *src,
+		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline, struct tern_error *err);
 
 /*
  * verbs_cm_connect - connect @id, whose queue pair exists.
@@ -315,6 +326,22 @@ int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
 void verbs_memlock_hint(char *buf, size_t size);
 /* verbs_local_address - an address of an RDMA device that is up.  0 or -ENODEV. */
 int verbs_local_address(char *buf, size_t size, char *why, size_t why_size);
+
+/* choose.c */
+/* verbs_device_is - is the device of @id the one that @want, "NAME" or "NAME/PORT", names? */
+bool verbs_device_is(const char *want, const struct rdma_cm_id *id);
+/*
+ * verbs_device_address - an address of the device @want, to reach @peer from (NULL: any;
+ * IPv4 before IPv6).  0 with *out; -ENODEV (no such device or port), -ENETDOWN,
+ * -EADDRNOTAVAIL (no address of that family), with *err.
+ */
+int verbs_device_address(struct rdma_event_channel *cm, const char *want,
+			 const struct sockaddr *peer, struct sockaddr_storage *out,
+			 struct tern_error *err);
+
+/* place.c; more is in place.h */
+/* verbs_thread_on_node - the calling thread runs on CPUs for memory of @node from now on. */
+void verbs_thread_on_node(struct verbs_conn *c, int node);
 
 /* conn.c */
 int vconn_make(const struct transport *ops, const struct transport_env *env, bool source,

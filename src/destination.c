@@ -587,6 +587,7 @@ static int migrate_in(struct destination *d, struct tern_error *err)
 	if (r)
 		return r;
 	refuse_waiting(d);
+	session_home(s); /* the device may have changed where that is */
 	session_set_state(s, TERN_STATE_ACTIVE);
 	r = receiver_start(s, &receiver, err);
 	if (r)

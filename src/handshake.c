@@ -34,9 +34,12 @@ static uint64_t handshake_deadline(const struct tern_session *s)
 /* How many channels the source asks for when the caller leaves it to us. */
 static unsigned default_channels(const struct tern_session *s)
 {
-	unsigned cpus = topology_nr_cpus(s->topology);
+	unsigned cpus = session_nr_cpus(s), nodes;
+	int ignored[TRANSPORT_CHANNELS_MAX];
 
-	return cpus < 1 ? 1 : cpus > 4 ? 4 : cpus;
+	cpus = cpus < 1 ? 1 : cpus > 4 ? 4 : cpus;
+	nodes = region_nodes(&s->regions, ignored, TRANSPORT_CHANNELS_MAX);
+	return nodes > cpus ? nodes : cpus; /* no node's memory is sent from another */
 }
 
 /* Chunk size and peer timeout come from the peer: they must be possible values. */

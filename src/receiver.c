@@ -7,10 +7,12 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "cpus.h"
 #include "error.h"
 #include "session.h"
 
@@ -19,6 +21,7 @@ struct receiver_thread {
 	struct transport_channel *ch;
 	unsigned index;
 	int node;
+	char cpus[128]; /* that the thread may use; mon.lock */
 	pthread_t thread;
 	atomic_uint_fast64_t cpu_ns;
 	atomic_int cpu;
@@ -128,32 +131,20 @@ static int receiver_loop(struct receiver_thread *t, struct tern_error *err)
 static void *receiver_main(void *arg)
 {
 	struct receiver_thread *t = arg;
+	char cpus[sizeof(t->cpus)] = "";
 	struct tern_error err;
 
 	pthread_setname_np(pthread_self(), "tern-receive");
-	topology_bind_thread(t->pool->s->topology, t->node);
+	session_run_on(t->pool->s, t->node);
+	cpus_list_thread(cpus, sizeof(cpus));
+	monitor_lock(&t->pool->s->mon);
+	memcpy(t->cpus, cpus, sizeof(cpus));
+	monitor_unlock(&t->pool->s->mon);
 	error_clear(&err);
 	if (receiver_loop(t, &err))
 		session_worker_failed(t->pool->s, &err);
 	receiver_account(t);
 	return NULL;
-}
-
-/* Node number @i among the nodes of the regions, in order of first appearance. */
-static int region_node(const struct region_list *l, unsigned i)
-{
-	int nodes[64];
-	unsigned nr = 0;
-
-	for (unsigned k = 0; k < l->nr; k++) {
-		unsigned j = 0;
-
-		while (j < nr && nodes[j] != l->v[k].numa_node)
-			j++;
-		if (j == nr && nr < 64)
-			nodes[nr++] = l->v[k].numa_node;
-	}
-	return nodes[i % nr];
 }
 
 int receiver_start(struct tern_session *s, struct receiver **out, struct tern_error *err)
@@ -170,7 +161,7 @@ int receiver_start(struct tern_session *s, struct receiver **out, struct tern_er
 		t->pool = p;
 		t->ch = s->channels[i];
 		t->index = i;
-		t->node = region_node(&s->regions, i);
+		t->node = session_channel_node(s, i);
 		atomic_store(&t->cpu, -1);
 		int r = pthread_create(&t->thread, NULL, receiver_main, t);
 
@@ -203,6 +194,7 @@ void receiver_channel_stats(const struct receiver *r, unsigned i, struct tern_ch
 	const struct receiver_thread *t = &r->v[i];
 
 	out->numa_node = t->node;
+	snprintf(out->cpus, sizeof(out->cpus), "%s", t->cpus);
 	out->cpu = atomic_load(&t->cpu);
 	out->cpu_ns = atomic_load(&t->cpu_ns);
 }

@@ -20,7 +20,7 @@ int receiver_start(struct tern_session *s, struct receiver **out, struct tern_er
 /* receiver_stop - join the threads (revoke or abort came first) and free. */
 void receiver_stop(struct receiver **r);
 
-/* receiver_channel_stats - node, cpu, cpu_ns of thread @i. */
+/* receiver_channel_stats - node, cpus, cpu, cpu_ns of thread @i.  mon.lock is held. */
 void receiver_channel_stats(const struct receiver *r, unsigned i, struct tern_channel_stats *out);
 
 #endif

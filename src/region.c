@@ -474,3 +474,18 @@ uint64_t region_overhead_bytes(const struct region_list *list)
 	}
 	return sum;
 }
+
+unsigned region_nodes(const struct region_list *list, int *nodes, unsigned max)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < list->nr; i++) {
+		unsigned k = 0;
+
+		while (k < nr && nodes[k] != list->v[i].numa_node)
+			k++;
+		if (k == nr && nr < max)
+			nodes[nr++] = list->v[i].numa_node;
+	}
+	return nr;
+}

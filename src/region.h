@@ -62,6 +62,14 @@ void region_list_fini(struct region_list *list);
 /* region_bitmaps_alloc - the source's bitmaps of all regions.  0 or -ENOMEM. */
 int region_bitmaps_alloc(struct region_list *list, struct tern_error *err);
 
+/*
+ * region_nodes - the NUMA nodes of the regions, in order of first appearance.
+ *
+ * Channel i serves node i % n of them.  Regions whose node is not known count as one
+ * with TERN_NODE_ANY.  Returns n, at most @max.
+ */
+unsigned region_nodes(const struct region_list *list, int *nodes, unsigned max);
+
 /* region_bytes - size of all regions together. */
 uint64_t region_bytes(const struct region_list *list);
 

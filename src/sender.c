@@ -4,11 +4,13 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "bitmap.h"
+#include "cpus.h"
 #include "error.h"
 
 /* Unit of SCAN and SYNC: large, so that sparse memory costs few calls. */
@@ -24,6 +26,7 @@ struct worker {
 	unsigned index;
 	int node;
 	struct sender_result result; /* own thread in a phase, session thread between */
+	char cpus[128]; /* that the thread may use; monitor's lock */
 
 	/* Ranges and zero pages gathered, not yet given to the transport. */
 	struct transport_range ranges[TRANSPORT_WRITE_RANGES_MAX];
@@ -342,11 +345,14 @@ static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	struct sender *s = w->pool;
+	char cpus[sizeof(w->cpus)] = "";
 	uint64_t seen = 0;
 
 	pthread_setname_np(pthread_self(), "tern-send");
-	topology_bind_thread(s->c.topology, w->node);
+	s->c.run_on(s->c.opaque, w->node);
+	cpus_list_thread(cpus, sizeof(cpus));
 	monitor_lock(s->c.mon);
+	memcpy(w->cpus, cpus, sizeof(cpus));
 	while (!s->stop) {
 		if (s->generation == seen) {
 			monitor_wait(s->c.mon, NEVER_NS);
@@ -508,6 +514,7 @@ void sender_channel_stats(const struct sender *s, unsigned i, struct tern_channe
 	const struct worker *w = s->workers[i];
 
 	out->numa_node = w->node;
+	snprintf(out->cpus, sizeof(out->cpus), "%s", w->cpus);
 	out->cpu = atomic_load(&w->cpu);
 	out->cpu_ns = atomic_load(&w->cpu_ns);
 }

@@ -28,7 +28,6 @@
 #include "monitor.h"
 #include "populated.h"
 #include "stripe.h"
-#include "topology.h"
 #include "transport.h"
 #include "wire.h"
 #include "zero.h"
@@ -51,7 +50,6 @@ struct sender_result {
 struct sender_config {
 	struct monitor *mon;
 	struct region_list *regions;
-	const struct topology *topology;
 	const struct zero_ops *zero;
 	const struct populated *populated;
 	const struct dirty *dirty;
@@ -60,6 +58,8 @@ struct sender_config {
 	uint64_t chunk_bytes;
 	/* A worker failed; called on its thread, the pool's lock is not held. */
 	void (*fail)(void *opaque, const struct tern_error *why);
+	/* Run the calling thread on CPUs of @node. */
+	void (*run_on)(void *opaque, int node);
 	void *opaque;
 };
 
@@ -91,7 +91,10 @@ void sender_result(const struct sender *s, struct sender_result *out);
 uint64_t sender_bytes(const struct sender *s);
 uint64_t sender_first_byte_ns(const struct sender *s); /* now_ns() clock; 0: none yet */
 
-/* Figures of worker @i that the transport does not know: node, cpu, cpu_ns. */
+/*
+ * Figures of worker @i that the transport does not know: node, cpus, cpu, cpu_ns.
+ * The monitor's lock is held.
+ */
 void sender_channel_stats(const struct sender *s, unsigned i, struct tern_channel_stats *out);
 
 /* sender_overhead_bytes - memory the pool holds. */

@@ -34,6 +34,11 @@ int session_new_with(enum tern_role role, struct topology *topology, struct tern
 	s->zero = zero_ops_best();
 	error_clear(&s->error);
 	s->topology = topology;
+	s->stats.device_node = TERN_NODE_ANY;
+	for (unsigned i = 0; i < TRANSPORT_CHANNELS_MAX; i++) {
+		s->final_channels[i].buffer_node = TERN_NODE_ANY;
+		s->final_channels[i].completion_vector = -1;
+	}
 	int r;
 
 	s->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -100,6 +105,7 @@ void tern_session_delete(struct tern_session **sp)
 	if (s->listener)
 		s->listener->ops->listener_close(s->listener);
 	region_list_fini(&s->regions);
+	session_place_fini(s);
 	free(s->rounds);
 	monitor_fini(&s->mon);
 	pthread_mutex_destroy(&s->event_lock);
@@ -196,6 +202,7 @@ static void *session_main(void *arg)
 	struct tern_session *s = arg;
 
 	pthread_setname_np(pthread_self(), "tern-session");
+	session_home(s);
 	if (s->role == TERN_SOURCE)
 		source_run(s);
 	else
@@ -256,8 +263,11 @@ static int prepare(struct tern_session *s, enum tern_role role, const char *uri,
 	int r = uri_parse(uri, &s->uri, err);
 
 	if (!r && !s->transport)
-		r = transport_choose(&s->uri, &s->transport, s->transport_why,
+		r = transport_choose(&s->uri, s->texts[TERN_TEXT_RDMA_DEVICE], &s->transport,
+				     s->transport_why,
 				     sizeof(s->transport_why), err);
+	if (!r)
+		r = session_place_start(s, err);
 	if (!r)
 		uri_format(&s->uri, s->uri_text, sizeof(s->uri_text));
 	return r;
@@ -553,6 +563,10 @@ void session_env(struct tern_session *s, struct transport_env *env)
 		.zerocopy = session_param(s, TERN_PARAM_ZEROCOPY),
 		.pin_all = session_param(s, TERN_PARAM_PIN) == TERN_PIN_ALL,
 		.lock_budget = session_param(s, TERN_PARAM_LOCK_BUDGET),
+		.rdma_device = s->texts[TERN_TEXT_RDMA_DEVICE],
+		.channel_node = session_channel_node,
+		.run_on = session_run_on,
+		.device = session_on_device,
 		.stranger = s->role == TERN_DESTINATION ? on_stranger : NULL,
 		.opaque = s,
 	};
@@ -633,6 +647,9 @@ void session_conn_stats(const struct tern_session *s, struct tern_stats *st)
 	st->registration_ns = c.registration_ns;
 	st->registration_bytes = c.registration_bytes;
 	st->locked_peak_bytes = c.locked_peak_bytes;
+	snprintf(st->device, sizeof(st->device), "%s", c.device.name);
+	st->device_port = (int32_t)c.device.port;
+	st->device_node = c.device.name[0] ? c.device.numa_node : TERN_NODE_ANY;
 }
 
 void session_close_link(struct tern_session *s)

@@ -44,12 +44,16 @@ struct session_times {
 	uint64_t end;        /* ended; 0: not yet */
 };
 
+#define SESSION_TEXT_MAX 1024u /* bytes of a parameter that is text */
+
+struct cpus;
 struct sender;
 struct receiver;
 
 struct tern_session {
 	enum tern_role role;
 	_Atomic uint64_t params[TERN_PARAM_NR];
+	char texts[TERN_TEXT_NR][SESSION_TEXT_MAX];
 	struct region_list regions;
 	struct tern_vm_ops vm;
 	void *vm_opaque;
@@ -71,6 +75,8 @@ struct tern_session {
 
 	struct monitor mon;
 
+	_Atomic(struct cpus *) cpus; /* where threads run; replaced once, session_place.c */
+
 	/* Under mon.lock. */
 	bool started;            /* the session thread was created */
 	bool ended;              /* it is done: state is final, guest resumed */
@@ -86,6 +92,7 @@ struct tern_session {
 	struct tern_round_stats *rounds;
 	unsigned nr_rounds;
 	struct limiter limiter;
+	struct cpus *first_cpus; /* what .cpus was before the device was known */
 
 	/*
 	 * Made and unmade by the session thread under mon.lock, so that others may
@@ -183,6 +190,24 @@ void session_stranger(struct tern_session *s, const struct tern_error *why);
 
 /* session_env - what the transport may assume. */
 void session_env(struct tern_session *s, struct transport_env *env);
+
+/*
+ * Where threads run (session_place.c).
+ *
+ * session_place_start - choose CPUs; before any thread of the session runs.  0, -ENOMEM,
+ * -EINVAL (the budget), with *err.
+ * session_home - confine the calling thread to the budget, if there is one.
+ * session_channel_node, session_run_on, session_on_device - as in transport_env; opaque
+ * is the session.
+ */
+int session_place_start(struct tern_session *s, struct tern_error *err);
+void session_place_fini(struct tern_session *s);
+void session_home(struct tern_session *s);
+int session_channel_node(void *opaque, unsigned i);
+void session_run_on(void *opaque, int node);
+void session_on_device(void *opaque, const struct transport_device *device);
+unsigned session_nr_cpus(const struct tern_session *s); /* that threads may use */
+void session_cpus_text(const struct tern_session *s, char *buf, size_t size);
 
 /* session_expose - give all regions to the connection. */
 int session_expose(struct tern_session *s, struct transport_conn *conn, struct tern_error *err);

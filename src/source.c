@@ -41,7 +41,6 @@ static int start_workers(struct source *src, struct tern_error *err)
 	struct sender_config config = {
 		.mon = &s->mon,
 		.regions = &s->regions,
-		.topology = s->topology,
 		.zero = s->zero,
 		.populated = &src->populated,
 		.dirty = &src->dirty,
@@ -49,6 +48,7 @@ static int start_workers(struct source *src, struct tern_error *err)
 		.stripe_bytes = session_param(s, TERN_PARAM_STRIPE_BYTES),
 		.chunk_bytes = session_param(s, TERN_PARAM_CHUNK_BYTES),
 		.fail = on_worker_failure,
+		.run_on = session_run_on,
 		.opaque = s,
 	};
 	struct sender *sender;

@@ -49,6 +49,7 @@ static void stats_now(struct tern_session *s, struct tern_stats *st)
 		 s->transport ? s->transport->name : "");
 	st->nr_channels = s->nr_channels;
 	st->nr_regions = s->regions.nr;
+	session_cpus_text(s, st->cpus, sizeof(st->cpus));
 	st->ram_bytes = region_bytes(&s->regions);
 	if (s->times.begin)
 		st->total_ns = end - s->times.begin;
@@ -151,8 +152,11 @@ static json_t *channels_json(const struct tern_session *s)
 
 	for (unsigned i = 0; !tern_session_channel_stats(s, i, &c, sizeof(c)); i++)
 		json_array_append_new(
-			a, json_pack("{s:I, s:i, s:i, s:I, s:I, s:I, s:f, s:I, s:I}", "channel",
+			a, json_pack("{s:I, s:i, s:i, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:I, s:I}",
+				     "channel",
 				     (json_int_t)i, "node", (int)c.numa_node, "cpu", (int)c.cpu,
+				     "cpus", c.cpus, "buffer_node", (int)c.buffer_node,
+				     "completion_vector", (int)c.completion_vector,
 				     "bytes", (json_int_t)c.bytes, "writes", (json_int_t)c.writes,
 				     "stalls", (json_int_t)c.stalls, "cpu_ms", ms(c.cpu_ns),
 				     "zerocopy_bytes", (json_int_t)c.zerocopy_bytes,
@@ -185,6 +189,10 @@ static json_t *figures_json(const struct tern_stats *st)
 		{ "status", json_string(tern_state_name(st->state)) },
 		{ "outcome", json_string(tern_outcome_name(st->outcome)) },
 		{ "transport", json_string(st->transport) },
+		{ "device", st->device[0] ? json_string(st->device) : json_null() },
+		{ "device_port", json_integer(st->device_port) },
+		{ "device_node", json_integer(st->device_node) },
+		{ "cpus", json_string(st->cpus) },
 		{ "mode", json_string("precopy") },
 		{ "total_ms", json_real(ms(st->total_ns)) },
 		{ "setup_ms", json_real(ms(st->setup_ns)) },

@@ -3,12 +3,12 @@
 #include "topology.h"
 
 #include <errno.h>
-#include <hwloc.h>
 #include <numa.h>
 #include <numaif.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <tern/region.h>
+#include "topology_private.h"
 
 /*
  * Facts about the machine.
@@ -29,13 +29,6 @@ enum {
 	PLACEMENT_ROUNDS = 16, /* calls, each over a part of the range */
 };
 
-struct topology {
-	hwloc_topology_t hw;
-	hwloc_cpuset_t usable; /* CPUs this process may use */
-	hwloc_obj_t *node; /* nodes that have memory, by the kernel's number */
-	unsigned nr_nodes;
-};
-
 /* topology_usable - *out: CPUs of the calling thread's affinity.  0 or -errno. */
 static int topology_usable(hwloc_topology_t hw, hwloc_cpuset_t *out)
 {
@@ -43,7 +36,8 @@ static int topology_usable(hwloc_topology_t hw, hwloc_cpuset_t *out)
 
 	if (!set)
 		return -ENOMEM;
-	if (hwloc_get_cpubind(hw, set, HWLOC_CPUBIND_THREAD) || hwloc_bitmap_iszero(set))
+	if (!hwloc_topology_is_thissystem(hw) || hwloc_get_cpubind(hw, set, HWLOC_CPUBIND_THREAD) ||
+	    hwloc_bitmap_iszero(set))
 		hwloc_bitmap_copy(set, hwloc_topology_get_allowed_cpuset(hw));
 	*out = set;
 	return 0;
@@ -73,14 +67,23 @@ static int topology_read_nodes(struct topology *t)
 	return 0;
 }
 
-/* topology_load - hwloc's tree with no more than nodes and CPUs.  0 or -errno. */
-static int topology_load(hwloc_topology_t *out)
+/*
+ * topology_load - hwloc's tree with no more than nodes, cores and CPUs.  0 or -errno.
+ *
+ * Groups are kept because hwloc hangs a node below the smallest object that has the
+ * node's CPUs, and gives the node that object's: without groups that is the machine,
+ * and each node would seem to have all CPUs.  @synthetic: a machine that is not there.
+ */
+static int topology_load(const char *synthetic, hwloc_topology_t *out)
 {
 	hwloc_topology_t hw;
 
 	if (hwloc_topology_init(&hw))
 		return errno ? -errno : -ENOMEM;
-	if (hwloc_topology_set_all_types_filter(hw, HWLOC_TYPE_FILTER_KEEP_NONE) ||
+	if ((synthetic && hwloc_topology_set_synthetic(hw, synthetic)) ||
+	    hwloc_topology_set_all_types_filter(hw, HWLOC_TYPE_FILTER_KEEP_NONE) ||
+	    hwloc_topology_set_type_filter(hw, HWLOC_OBJ_GROUP, HWLOC_TYPE_FILTER_KEEP_STRUCTURE) ||
+	    hwloc_topology_set_type_filter(hw, HWLOC_OBJ_CORE, HWLOC_TYPE_FILTER_KEEP_ALL) ||
 	    hwloc_topology_load(hw)) {
 		int ret = errno ? -errno : -EIO;
 
@@ -91,14 +94,15 @@ static int topology_load(hwloc_topology_t *out)
 	return 0;
 }
 
-int topology_new(struct topology **out)
+/* topology_make - read the machine, or the one that @synthetic describes. */
+static int topology_make(const char *synthetic, struct topology **out)
 {
 	struct topology *t = calloc(1, sizeof(*t));
 	int ret;
 
 	if (!t)
 		return -ENOMEM;
-	ret = topology_load(&t->hw);
+	ret = topology_load(synthetic, &t->hw);
 	if (ret)
 		goto free_t;
 	ret = topology_usable(t->hw, &t->usable);
@@ -113,6 +117,16 @@ int topology_new(struct topology **out)
 free_t:
 	free(t);
 	return ret;
+}
+
+int topology_new(struct topology **out)
+{
+	return topology_make(NULL, out);
+}
+
+int topology_new_synthetic(const char *description, struct topology **out)
+{
+	return topology_make(description, out);
 }
 
 void topology_delete(struct topology **t)
@@ -173,25 +187,6 @@ unsigned topology_nr_cpus(const struct topology *t)
 	int n = hwloc_bitmap_weight(t->usable);
 
 	return n > 0 ? (unsigned)n : 1;
-}
-
-int topology_bind_thread(const struct topology *t, int node)
-{
-	hwloc_cpuset_t set = NULL;
-	int ret = 0;
-
-	for (unsigned i = 0; node != TERN_NODE_ANY && i < t->nr_nodes && !set; i++)
-		if ((int)t->node[i]->os_index == node) {
-			set = topology_node_set(t, t->node[i]);
-			if (!set)
-				return -ENOMEM;
-		}
-	if (!set)
-		return 0;
-	if (!hwloc_bitmap_iszero(set) && hwloc_set_cpubind(t->hw, set, HWLOC_CPUBIND_THREAD))
-		ret = -errno;
-	hwloc_bitmap_free(set);
-	return ret;
 }
 
 /*

@@ -5,6 +5,7 @@
 /*
  * Facts about the machine, from hwloc and libnuma: NUMA nodes, their CPUs, and
  * which node a range of memory is on.  Read once; constant afterwards.
+ * Which CPUs a thread gets is cpus.h's matter.
  */
 
 #include <stddef.h>
@@ -24,13 +25,6 @@ uint64_t topology_node_bytes(const struct topology *t, unsigned index);
 /* CPUs of node @index that this process may use, as a list like "0-3,8"; as snprintf(). */
 int topology_node_cpus(const struct topology *t, unsigned index, char *buf, size_t size);
 unsigned topology_nr_cpus(const struct topology *t); /* that this process may use */
-
-/*
- * topology_bind_thread - run the calling thread on the CPUs of @node.
- *
- * TERN_NODE_ANY, or a node without usable CPUs: leaves it alone.  0 or -errno.
- */
-int topology_bind_thread(const struct topology *t, int node);
 
 /*
  * topology_node_of - node of the memory [p, p + size), by the first pages that

@@ -45,16 +45,25 @@ static bool auto_means_rdma(const struct uri *uri, char *why, size_t size)
 #endif
 }
 
-int transport_choose(const struct uri *uri, const struct transport **out, char *why, size_t size,
-		     struct tern_error *err)
+int transport_choose(const struct uri *uri, const char *rdma_device, const struct transport **out,
+		     char *why, size_t size, struct tern_error *err)
 {
 	char reason[WHY_MAX] = "the URI says so";
 	int rc = transport_find(uri, out, err);
 
 	if (rc)
 		return rc;
-	if (uri->scheme == URI_AUTO && auto_means_rdma(uri, reason, sizeof(reason)))
+	if (uri->scheme == URI_AUTO && *rdma_device) {
+		struct uri named = *uri;
+
+		named.scheme = URI_RDMA;
+		snprintf(reason, sizeof(reason), "the user named RDMA device %.64s", rdma_device);
+		rc = transport_find(&named, out, err);
+		if (rc)
+			return rc;
+	} else if (uri->scheme == URI_AUTO && auto_means_rdma(uri, reason, sizeof(reason))) {
 		*out = transports[URI_RDMA];
+	}
 	if (why)
 		snprintf(why, size, "%s", reason);
 	return 0;

@@ -65,6 +65,14 @@ struct transport_channel;
 #define TRANSPORT_CHANNELS_MAX 64u
 #define TRANSPORT_WRITE_RANGES_MAX 64u /* ranges in one write() */
 
+/* The network device of a connection. */
+struct transport_device {
+	char name[64]; /* "mlx5_0"; "": none (sockets) */
+	unsigned port; /* 1, … */
+	int numa_node; /* TERN_NODE_ANY: not known */
+	char cpus[256]; /* nearest to it, as a list; "": not known */
+};
+
 /* What a transport may assume of the session that uses it. */
 struct transport_env {
 	unsigned peer_timeout_ms; /* limit for handshakes, and for a write, notify or fence
@@ -73,6 +81,19 @@ struct transport_env {
 	bool zerocopy; /* TCP: use MSG_ZEROCOPY where it helps */
 	bool pin_all; /* RDMA: register all memory before the first write */
 	uint64_t lock_budget; /* RDMA: most bytes of memory registered at once; 0: no limit */
+	const char *rdma_device; /* RDMA: "NAME" or "NAME/PORT"; NULL or "": by route.
+				  * Valid as long as the listener or connection. */
+	/*
+	 * Places.  A transport's own threads call run_on() when they start; a thread that
+	 * makes queues for a channel is on the channel's node meanwhile.  All may be NULL
+	 * and may be called by any thread.
+	 */
+	int (*channel_node)(void *opaque, unsigned index); /* of the memory that channel
+							    * @index serves, or TERN_NODE_ANY */
+	void (*run_on)(void *opaque, int node); /* the calling thread, on CPUs of @node that
+						 * it may use; TERN_NODE_ANY: nearest the
+						 * device, if known, else all it may use */
+	void (*device)(void *opaque, const struct transport_device *device); /* known now */
 	/*
 	 * A connection was turned away by the transport itself (garbage, silent).
 	 * Called inside accept(); may be NULL.
@@ -102,6 +123,7 @@ struct transport_range {
 struct transport_conn_stats {
 	uint64_t registration_ns, registration_bytes; /* memory registration, RDMA */
 	uint64_t locked_peak_bytes; /* most that was registered at once */
+	struct transport_device device;
 };
 
 /* Bases; a transport embeds them as the first member of its own structures. */
@@ -238,8 +260,9 @@ struct transport {
 	void (*close)(struct transport_conn *conn);
 
 	/*
-	 * Add this channel's bytes, writes, stalls, zerocopy_* to *out (other
-	 * fields are the engine's).  Any thread; figures may be slightly old.
+	 * Add this channel's bytes, writes, stalls, zerocopy_* to *out, and set
+	 * buffer_node and completion_vector if it has such (other fields are the
+	 * engine's).  Any thread; figures may be slightly old.
 	 */
 	void (*channel_stats)(const struct transport_channel *ch, struct tern_channel_stats *out);
 
@@ -261,12 +284,15 @@ struct transport_channel {
 int transport_find(const struct uri *uri, const struct transport **out, struct tern_error *err);
 
 /*
- * transport_choose - settle "auto"; else as transport_find(); @why (may be NULL) gets the reason for the choice.
+ * transport_choose - settle "auto"; else as transport_find(); @why (may be NULL) gets the
+ * reason for the choice.
  *
  * "auto" means RDMA if this host has an RDMA device that is up and leads to the URI's
- * host (without a host: any), else TCP.  May block for a second.
+ * host (without a host: any), else TCP.  If the user named a device (@rdma_device, not
+ * ""), it means RDMA: what is wrong with that device is said when it is used.  May block
+ * for a second.
  */
-int transport_choose(const struct uri *uri, const struct transport **out, char *why, size_t size,
-		     struct tern_error *err);
+int transport_choose(const struct uri *uri, const char *rdma_device, const struct transport **out,
+		     char *why, size_t size, struct tern_error *err);
 
 #endif

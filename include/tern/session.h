@@ -92,6 +92,16 @@ enum tern_param {
 	TERN_PARAM_NR,
 };
 
+/* Parameters that are text; see tern_session_set_text(). */
+enum tern_text {
+	TERN_TEXT_RDMA_DEVICE = 0, /* RDMA device to use, NAME or NAME/PORT ("mlx5_0/1");
+				    * "": the one that the route to the peer goes through.
+				    * "auto:" then means RDMA; sockets take no notice. */
+	TERN_TEXT_CPUS,            /* CPU budget of the session's threads: how many ("4"), or
+				    * which ("0-3,8"; one: "3-3"); "": no bound */
+	TERN_TEXT_NR,
+};
+
 enum tern_dirty_provider {
 	TERN_DIRTY_AUTO = 0,       /* callbacks if set, else the best userfaultfd one */
 	TERN_DIRTY_NONE,           /* the guest is paused for the whole migration */
@@ -199,6 +209,27 @@ int tern_session_set(struct tern_session *s, enum tern_param param, uint64_t val
 
 /* tern_session_get - read a parameter.  Returns 0 or -EINVAL. */
 int tern_session_get(const struct tern_session *s, enum tern_param param, uint64_t *value);
+
+/*
+ * tern_session_set_text - set a parameter that is text; NULL or "" takes it back.
+ *
+ * @value is copied.  Returns 0, -EINVAL as tern_text_check(), -EBUSY once started.
+ *
+ * TERN_TEXT_CPUS: threads of the session run on those CPUs only; a number of CPUs is
+ * chosen from those that the process may use, each NUMA node with guest RAM getting
+ * its share, nearest to the network device where there is a choice.  More than there
+ * are means all; a list must hold only CPUs that the process may use, else connecting
+ * or listening fails with -EINVAL.  Callbacks run within the budget too, and threads
+ * that they start inherit it.
+ */
+int tern_session_set_text(struct tern_session *s, enum tern_text text, const char *value);
+
+/*
+ * tern_text_check - could tern_session_set_text() take @value?
+ *
+ * 0, or -EINVAL with the sentence in *@err unless that is NULL.  Any thread.
+ */
+int tern_text_check(enum tern_text text, const char *value, struct tern_error *err);
 
 /*
  * tern_session_add_region - adopt a block of guest RAM.

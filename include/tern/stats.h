@@ -66,6 +66,10 @@ struct tern_stats {
 	uint64_t strangers;          /* destination: connections turned away */
 	uint64_t state_bytes;        /* device state */
 	uint64_t locked_peak_bytes;  /* most guest RAM registered at once (RDMA) */
+	char device[64];             /* RDMA device in use, "mlx5_0"; "" for sockets */
+	int32_t device_port;         /* its port, 1, …; 0: none */
+	int32_t device_node;         /* its NUMA node; -1: not known */
+	char cpus[256];              /* CPUs that the session's threads may use, "0-3,8" */
 };
 
 struct tern_round_stats {
@@ -79,7 +83,7 @@ struct tern_round_stats {
 };
 
 struct tern_channel_stats {
-	int32_t numa_node;         /* node its thread is bound to; -1: any */
+	int32_t numa_node;         /* node of the memory it serves; -1: any */
 	int32_t cpu;               /* CPU its thread was last seen on */
 	uint64_t bytes;            /* on the wire, headers too */
 	uint64_t writes;           /* ranges written (source) or placed (destination) */
@@ -87,6 +91,9 @@ struct tern_channel_stats {
 	uint64_t cpu_ns;           /* CPU time of its thread */
 	uint64_t zerocopy_bytes;   /* sent with MSG_ZEROCOPY without a copy by the kernel */
 	uint64_t zerocopy_copied;  /* asked for MSG_ZEROCOPY, copied by the kernel after all */
+	char cpus[128];            /* CPUs its thread may run on, as the kernel says */
+	int32_t buffer_node;       /* node its own buffers lie on; -1: not known (sockets) */
+	int32_t completion_vector; /* of its completion queue; -1: none (sockets) */
 };
 
 /*

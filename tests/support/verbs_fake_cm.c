@@ -233,6 +233,14 @@ static bool served(const struct sockaddr *sa)
 	return v4 >> 24 == IN_LOOPBACKNET || v4 == INADDR_ANY;
 }
 
+/* "Any" address? */
+static bool is_any(const struct sockaddr *sa)
+{
+	if (sa->sa_family == AF_INET6)
+		return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)sa)->sin6_addr);
+	return ((const struct sockaddr_in *)sa)->sin_addr.s_addr == INADDR_ANY;
+}
+
 /* Who listens at @port, or NULL. */
 static struct fake_id *listener_at(in_port_t port)
 {
@@ -254,6 +262,8 @@ int rdma_bind_addr(struct rdma_cm_id *base, struct sockaddr *addr)
 		code = EADDRNOTAVAIL; /* as the kernel does */
 	else
 		id->port = port_of(addr) ? port_of(addr) : htons(fake.next_port++);
+	if (!code && !is_any(addr))
+		base->verbs = fake_context();
 	pthread_mutex_unlock(&fake.lock);
 	errno = code;
 	return code ? -1 : 0;

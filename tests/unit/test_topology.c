@@ -93,14 +93,6 @@ static void test_narrow_affinity_is_kept(void **state)
 	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
 	assert_int_equal(topology_new(&t), 0);
 	assert_int_equal(topology_nr_cpus(t), 1);
-	/* Binding to a node must not widen it. */
-	for (unsigned i = 0; i < topology_nr_nodes(t); i++) {
-		cpu_set_t now;
-
-		assert_int_equal(topology_bind_thread(t, topology_node_id(t, i)), 0);
-		assert_int_equal(sched_getaffinity(0, sizeof(now), &now), 0);
-		assert_true(CPU_EQUAL(&now, &one));
-	}
 	topology_delete(&t);
 	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
 }
@@ -115,18 +107,6 @@ static void test_node_cpus_reports_needed_length(void **state)
 	assert_int_equal(strlen(buf), n);
 	assert_int_equal(topology_node_cpus(t, 0, small, sizeof(small)), n);
 	assert_int_equal(small[0], '\0');
-}
-
-static void test_bind_any_leaves_affinity_alone(void **state)
-{
-	const struct topology *t = *state;
-	cpu_set_t before, after;
-
-	assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
-	assert_int_equal(topology_bind_thread(t, TERN_NODE_ANY), 0);
-	assert_int_equal(topology_bind_thread(t, 12345), 0);
-	assert_int_equal(sched_getaffinity(0, sizeof(after), &after), 0);
-	assert_true(CPU_EQUAL(&before, &after));
 }
 
 static void test_touched_memory_has_a_node(void **state)
@@ -185,7 +165,6 @@ int main(void)
 		cmocka_unit_test(test_cpus_are_those_of_the_affinity),
 		cmocka_unit_test(test_narrow_affinity_is_kept),
 		cmocka_unit_test(test_node_cpus_reports_needed_length),
-		cmocka_unit_test(test_bind_any_leaves_affinity_alone),
 		cmocka_unit_test(test_touched_memory_has_a_node),
 		cmocka_unit_test(test_untouched_memory_has_no_node_and_stays_so),
 		cmocka_unit_test(test_untouched_bound_memory_has_its_policys_node),
