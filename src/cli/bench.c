@@ -131,6 +131,8 @@ static const char *local_uri(const struct bench_args *args)
 {
 	if (!strcmp(args->transport, "rdma"))
 		return "rdma::0";
+	if (args->text[TERN_TEXT_RDMA_DEVICE])
+		return "rdma::0";
 	if (!strcmp(args->transport, "auto") && !tern_transport_available("rdma", NULL, 0))
 		return "rdma::0";
 	return "tcp:127.0.0.1:0";

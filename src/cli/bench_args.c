@@ -44,6 +44,7 @@ enum slot {
 	SLOT_FILL,
 	SLOT_TOUCHED,
 	SLOT_PREALLOC,
+	SLOT_NUMA_SPLIT,
 	SLOT_VCPUS,
 	SLOT_DIRTY_RATE,
 	SLOT_WORKING_SET,
@@ -53,6 +54,8 @@ enum slot {
 	SLOT_CHUNK,
 	SLOT_PIN,
 	SLOT_LOCK_BUDGET,
+	SLOT_RDMA_DEVICE,
+	SLOT_CPUS,
 	SLOT_DOWNTIME_LIMIT,
 	SLOT_MAX_BANDWIDTH,
 	SLOT_TIMEOUT,
@@ -83,6 +86,7 @@ static const struct option_row rows[] = {
 	[SLOT_FILL] = { "fill", KIND_WORD, .words = "random|zero|text|mixed" },
 	[SLOT_TOUCHED] = { "touched", KIND_TOUCHED, 0, ARGS_SIZE_MAX },
 	[SLOT_PREALLOC] = { "prealloc", KIND_FLAG },
+	[SLOT_NUMA_SPLIT] = { "numa-split", KIND_FLAG },
 	[SLOT_VCPUS] = { "vcpus", KIND_NUMBER, 1, GUEST_VCPUS_MAX },
 	[SLOT_DIRTY_RATE] = { "dirty-rate", KIND_SIZE, 0, ARGS_RATE_MAX },
 	[SLOT_WORKING_SET] = { "working-set", KIND_PAGES, 0, ARGS_SIZE_MAX },
@@ -92,6 +96,8 @@ static const struct option_row rows[] = {
 	[SLOT_CHUNK] = { "chunk", KIND_PAGES, GUEST_PAGE_SIZE, ARGS_SIZE_MAX },
 	[SLOT_PIN] = { "pin", KIND_WORD, .words = "pipelined|all" },
 	[SLOT_LOCK_BUDGET] = { "lock-budget", KIND_SIZE, 0, ARGS_SIZE_MAX },
+	[SLOT_RDMA_DEVICE] = { "rdma-device", KIND_TEXT },
+	[SLOT_CPUS] = { "cpus", KIND_TEXT },
 	[SLOT_DOWNTIME_LIMIT] = { "downtime-limit", KIND_NUMBER, 0, ARGS_MS_MAX },
 	[SLOT_MAX_BANDWIDTH] = { "max-bandwidth", KIND_SIZE, 0, ARGS_RATE_MAX },
 	[SLOT_TIMEOUT] = { "timeout", KIND_SECONDS, 1, ARGS_MS_MAX },
@@ -128,6 +134,7 @@ const char *bench_args_usage(void)
 	       "  --fill random|zero|text|mixed what is in it (mixed)\n"
 	       "  --touched PCT%|SIZE           how much was ever touched (100%)\n"
 	       "  --prealloc                    the destination populates its RAM beforehand\n"
+	       "  --numa-split                  spread regions and vCPUs over the NUMA nodes\n"
 	       "  --vcpus N                     vCPU threads (1)\n"
 	       "  --dirty-rate SIZE             bytes dirtied per second; 0: idle (100M)\n"
 	       "  --working-set SIZE            RAM they write to (64M)\n"
@@ -138,6 +145,8 @@ const char *bench_args_usage(void)
 	       "  --chunk SIZE                  largest single write\n"
 	       "  --pin pipelined|all           RDMA: memory registration\n"
 	       "  --lock-budget SIZE            RDMA: locked memory\n"
+	       "  --rdma-device NAME[/PORT]     RDMA: device to use (by route)\n"
+	       "  --cpus N|LIST                 CPUs tern may use, as 4 or 0-3,8 (all)\n"
 	       "  --zerocopy                    TCP: send with MSG_ZEROCOPY\n"
 	       "  --dirty-provider NAME         auto, none, … (auto)\n"
 	       "  --downtime-limit MS           (300)\n"
@@ -343,13 +352,13 @@ static int settle_build(const struct typed *t, const struct bench_args *a, struc
 	bool tcp = t->value[SLOT_TRANSPORT] == 2 ||
 		   (a->uri && (!strncmp(a->uri, "tcp:", 4) || !strncmp(a->uri, "unix:", 5)));
 
-	for (enum slot s = SLOT_PIN; s <= SLOT_LOCK_BUDGET; s++) {
+	for (enum slot s = SLOT_PIN; s <= SLOT_RDMA_DEVICE; s++) {
 		if (t->given[s] && tcp)
-			return cli_fail(
-				err, -EINVAL,
-				"--%s %s: memory registration is a matter of RDMA and means "
-				"nothing for tcp",
-				rows[s].name, t->text[s]);
+			return cli_fail(err, -EINVAL,
+					"--%s %s: %s a matter of RDMA and means nothing for tcp",
+					rows[s].name, t->text[s],
+					s == SLOT_RDMA_DEVICE ? "the device is"
+							      : "memory registration is");
 	}
 	if (tern_transport_available("rdma", NULL, 0) != -EPROTONOSUPPORT)
 		return settle_mode(t, a, err);
@@ -357,7 +366,7 @@ static int settle_build(const struct typed *t, const struct bench_args *a, struc
 		return cli_fail(err, -EINVAL,
 				"%s: the RDMA transport is not in this build; use tcp",
 				a->uri ? a->uri : "--transport rdma");
-	for (enum slot s = SLOT_PIN; s <= SLOT_LOCK_BUDGET; s++) {
+	for (enum slot s = SLOT_PIN; s <= SLOT_RDMA_DEVICE; s++) {
 		if (t->given[s])
 			return cli_fail(err, -EINVAL,
 					"--%s %s: concerns RDMA, and the RDMA transport is not in "
@@ -430,6 +439,25 @@ static int settle_provider(const struct typed *t, struct bench_args *a, struct t
 			tern_dirty_provider_name(TERN_DIRTY_UFFD_WP_SYNC));
 }
 
+/* Parameters that are text. */
+static int settle_texts(const struct typed *t, struct bench_args *a, struct tern_error *err)
+{
+	static const enum slot slots[TERN_TEXT_NR] = {
+		[TERN_TEXT_RDMA_DEVICE] = SLOT_RDMA_DEVICE,
+		[TERN_TEXT_CPUS] = SLOT_CPUS,
+	};
+
+	for (int i = 0; i < TERN_TEXT_NR; i++) {
+		struct tern_error why;
+
+		a->text[i] = t->text[slots[i]];
+		if (tern_text_check((enum tern_text)i, a->text[i], &why))
+			return cli_fail(err, -EINVAL, "--%s %s: %s", rows[slots[i]].name,
+					a->text[i], why.message);
+	}
+	return 0;
+}
+
 /* The session's parameters. */
 static void settle_params(const struct typed *t, struct bench_args *a)
 {
@@ -459,6 +487,15 @@ static void settle_params(const struct typed *t, struct bench_args *a)
 			continue; /* has its value */
 		p->value = map[i].param == TERN_PARAM_ZEROCOPY ? 1 : t->value[map[i].slot];
 	}
+}
+
+/* Regions of a guest that is split and for which no number was given: one for each node. */
+static unsigned default_split(const struct guest_config *g)
+{
+	uint64_t pages = g->size / guest_host_page(g->backing);
+	unsigned nr = guest_nr_nodes();
+
+	return nr > pages ? (unsigned)pages : nr;
 }
 
 /* Values before anything was typed. */
@@ -499,7 +536,10 @@ int bench_args_parse(int argc, char **argv, struct bench_args *out, struct tern_
 		.backing = (enum guest_backing)t.value[SLOT_BACKING],
 		.pattern = (enum guest_pattern)t.value[SLOT_PATTERN],
 		.fill = (enum content_fill)t.value[SLOT_FILL],
+		.numa_split = t.given[SLOT_NUMA_SPLIT],
 	};
+	if (a.guest.numa_split && !t.given[SLOT_REGIONS])
+		a.guest.nr_regions = default_split(&a.guest);
 	a.prealloc = t.given[SLOT_PREALLOC];
 	a.run_after_ms = t.value[SLOT_RUN_AFTER];
 	a.timeout_ms = t.value[SLOT_TIMEOUT];
@@ -512,6 +552,8 @@ int bench_args_parse(int argc, char **argv, struct bench_args *out, struct tern_
 		ret = settle_sizes(&t, &a.guest, err);
 	if (!ret)
 		ret = settle_provider(&t, &a, err);
+	if (!ret)
+		ret = settle_texts(&t, &a, err);
 	if (ret)
 		return ret;
 	settle_params(&t, &a);

@@ -24,6 +24,7 @@ struct bench_args {
 	uint64_t run_after_ms; /* how long the destination guest runs before verification */
 	uint64_t timeout_ms; /* 0: none */
 	uint64_t downtime_limit_ms;
+	const char *text[TERN_TEXT_NR]; /* parameters that are text, or NULL; in argv */
 	const char *json; /* file, "-", or NULL; points into argv */
 
 	/* Parameters for the session; the library's defaults stand where .set is false. */

@@ -95,5 +95,9 @@ int bench_apply_params(const struct bench_args *args, enum tern_role role, struc
 			return cli_fail(err, -EINVAL, "--%s %llu: the library refuses it: %s",
 					p->option, (unsigned long long)p->value, strerror(-ret));
 	}
+	for (int i = 0; s && i < TERN_TEXT_NR; i++)
+		if (args->text[i] && tern_session_set_text(s, (enum tern_text)i, args->text[i]))
+			return cli_fail(err, -EINVAL, "\"%s\": the library refuses it",
+					args->text[i]);
 	return 0;
 }

@@ -111,6 +111,7 @@ static int region_map(const struct guest *g, struct guest_region *r, struct tern
 	unsigned mfd = MFD_CLOEXEC;
 	uint8_t *at;
 	void *p;
+	int ret;
 
 	if (g->cfg.backing == GUEST_HUGETLB)
 		mfd |= MFD_HUGETLB | MFD_HUGE_2MB;
@@ -126,12 +127,14 @@ static int region_map(const struct guest *g, struct guest_region *r, struct tern
 		return memory_error(g, bytes, -errno, err);
 	p = mmap(at, bytes, PROT_READ | PROT_WRITE, flags, r->fd, 0);
 	if (p == MAP_FAILED) {
-		int ret = memory_error(g, bytes, -errno, err);
-
+		ret = memory_error(g, bytes, -errno, err);
 		munmap(at, bytes);
 		return ret;
 	}
 	r->hva = p;
+	if (r->node >= 0 && (ret = guest_bind_memory(r)))
+		return cli_fail(err, ret, "cannot place region %s on NUMA node %d: %s", r->name,
+				r->node, strerror(-ret));
 	return 0;
 }
 
@@ -153,6 +156,7 @@ static void regions_cut(struct guest *g)
 		given += extra;
 		snprintf(r->name, sizeof(r->name), "ram%u", i);
 		r->fd = -1;
+		r->node = g->cfg.numa_split ? guest_node(i) : -1;
 		r->host_page_size = unit * GUEST_PAGE_SIZE;
 		r->first_page = first;
 		r->nr_pages = (1 + extra) * unit;

@@ -51,6 +51,7 @@ struct guest_config {
 	enum guest_backing backing;
 	enum guest_pattern pattern;
 	enum content_fill fill;
+	bool numa_split; /* region i on the i-th NUMA node, and vCPUs at their pages */
 };
 
 /* One region of its RAM. */
@@ -62,6 +63,7 @@ struct guest_region {
 	uint64_t gpa;
 	uint64_t host_page_size;
 	int fd; /* memfd, or -1 */
+	int node; /* NUMA node asked for; -1: none */
 };
 
 /* What verification found. */
@@ -77,6 +79,9 @@ struct guest;
 /* Names as on the command line; "unknown" for other values. */
 const char *guest_backing_name(enum guest_backing backing);
 const char *guest_pattern_name(enum guest_pattern pattern);
+
+/* guest_nr_nodes - NUMA nodes with memory that this process may use; at least 1. */
+unsigned guest_nr_nodes(void);
 
 /* guest_host_page - host page size of a backing, bytes. */
 uint64_t guest_host_page(enum guest_backing backing);

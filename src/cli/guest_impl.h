@@ -61,6 +61,15 @@ void guest_slice(struct guest *g);
 /* guest_target - the working-set number of the page that the k-th write of @v goes to. */
 uint64_t guest_target(const struct guest *g, const struct guest_vcpu *v, uint64_t k);
 
+/* guest_node - the @i-th NUMA node (modulo their number) with memory; -1 if unknown. */
+int guest_node(unsigned i);
+
+/* guest_bind_memory - have @r's memory allocated on its node.  0 or -errno. */
+int guest_bind_memory(const struct guest_region *r);
+
+/* guest_bind_vcpu - run the calling thread on CPUs of the node of @v's pages. */
+void guest_bind_vcpu(const struct guest_vcpu *v);
+
 /* guest_find_region - the region that page @page of guest RAM is in. */
 const struct guest_region *guest_find_region(const struct guest *g, uint64_t page);
 

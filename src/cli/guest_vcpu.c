@@ -173,6 +173,7 @@ static void vcpu_rebase(struct guest_vcpu *v)
 	v->epoch = g->epoch;
 	v->base_ns = v->expected_ns = g->resumed_ns;
 	v->base_k = atomic_load(&v->k);
+	guest_bind_vcpu(v); /* guest_load() may have moved its pages */
 }
 
 /* A vCPU thread. */

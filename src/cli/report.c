@@ -85,6 +85,7 @@ static json_t *guest_json(const struct bench_args *args, const json_t *source,
 	json_object_set_new(o, "size", json_integer((json_int_t)g->size));
 	json_object_set_new(o, "regions", json_integer((json_int_t)g->nr_regions));
 	json_object_set_new(o, "backing", json_string(guest_backing_name(g->backing)));
+	json_object_set_new(o, "numa_split", json_boolean(g->numa_split));
 	json_object_set_new(o, "prealloc", json_boolean(args->prealloc));
 	if (args->role != BENCH_DESTINATION) {
 		/* A destination takes these from the device state. */
