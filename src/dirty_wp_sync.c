@@ -47,6 +47,11 @@
  * given, which exist.  Holes are not protected; written later they exist without
  * protection, and count as written.
  *
+ * A release costs two switches between threads and a flush of the TLBs of all CPUs
+ * that run the guest.  So a writer that goes through memory in order is given a
+ * growing run of pages at once, up to STREAM_BYTES.  Pages released and not written
+ * after all are sent once more than needed; at most one run per writer.
+ *
  * The fault thread never touches guest memory, and takes no lock, so it cannot
  * wait for a vCPU that waits for it.  If it meets an error that it does not
  * understand it unregisters all memory, so that the guest runs on unhindered,
@@ -55,6 +60,14 @@
 
 enum {
 	FAULT_BATCH = 64, /* messages per read */
+	STREAMS = 8, /* writers in order that are remembered */
+	STREAM_BYTES = 128 << 10, /* released at once, unless a host page is larger */
+};
+
+/* A writer that goes through memory in order; belongs to the fault thread. */
+struct wp_stream {
+	uint64_t next; /* address that would go on with it */
+	unsigned run; /* host pages released last */
 };
 
 struct wp_sync {
@@ -65,6 +78,8 @@ struct wp_sync {
 	pthread_t thread; /* session thread; valid while started */
 	bool started; /* session thread */
 	_Atomic int error; /* -errno; set once by the fault thread, read by all */
+	struct wp_stream streams[STREAMS]; /* fault thread */
+	unsigned next_stream; /* the one to be replaced; fault thread */
 };
 
 /* wp_sync_region_of - the region that holds @hva, or NULL. */
@@ -79,25 +94,55 @@ static const struct region *wp_sync_region_of(const struct wp_sync *s, uint64_t 
 	return NULL;
 }
 
+/*
+ * wp_sync_run - how many host pages to release for a write to the one at @page of @r.
+ *
+ * Twice as many as last time if the write goes on where a released run ended.
+ */
+static unsigned wp_sync_run(struct wp_sync *s, const struct region *r, const uint8_t *page)
+{
+	uint64_t left = (uint64_t)(r->hva + r->size - page) / r->host_page_size;
+	unsigned most = STREAM_BYTES > r->host_page_size ? STREAM_BYTES / r->host_page_size : 1;
+	struct wp_stream *st = NULL;
+	unsigned run = 1;
+
+	for (unsigned i = 0; i < STREAMS && !st; i++)
+		if (s->streams[i].run && s->streams[i].next == (uintptr_t)page)
+			st = &s->streams[i];
+	if (st) {
+		run = 2 * st->run < most ? 2 * st->run : most;
+	} else {
+		st = &s->streams[s->next_stream];
+		s->next_stream = (s->next_stream + 1) % STREAMS;
+	}
+	if (run > left)
+		run = (unsigned)left;
+	st->run = run;
+	st->next = (uintptr_t)page + run * r->host_page_size;
+	return run;
+}
+
 /* wp_sync_release - let the writer of the host page at @hva go on.  0 or -errno. */
-static int wp_sync_release(const struct wp_sync *s, uint64_t hva)
+static int wp_sync_release(struct wp_sync *s, uint64_t hva)
 {
 	const struct region *r = wp_sync_region_of(s, hva);
 	uint8_t *page;
+	uint64_t len;
 	int ret;
 
 	if (!r)
 		return -EFAULT;
 	page = r->hva + (hva - (uintptr_t)r->hva) / r->host_page_size * r->host_page_size;
-	ret = uffd_protect(&s->uffd, page, r->host_page_size, false);
+	len = wp_sync_run(s, r, page) * r->host_page_size;
+	ret = uffd_protect(&s->uffd, page, len, false);
 	/* Whatever happened to the page: the writer looks again by itself. */
 	if (ret && uffd_benign(ret))
-		uffd_wake(&s->uffd, page, r->host_page_size);
+		uffd_wake(&s->uffd, page, len);
 	return uffd_benign(ret) ? 0 : ret;
 }
 
 /* wp_sync_handle - read and answer the messages that are there.  0 or -errno. */
-static int wp_sync_handle(const struct wp_sync *s)
+static int wp_sync_handle(struct wp_sync *s)
 {
 	struct uffd_msg msg[FAULT_BATCH];
 	ssize_t n = read(s->uffd.fd, msg, sizeof(msg));
