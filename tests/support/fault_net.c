@@ -55,6 +55,10 @@ struct fault_net *fault_net_new(const struct transport *inner)
 		return NULL;
 	net->ops = fault_transport_ops;
 	net->ops.name = inner->name;
+	if (!inner->prepare)
+		net->ops.prepare = NULL;
+	if (!inner->conn_stats)
+		net->ops.conn_stats = NULL;
 	net->inner = inner;
 	pthread_mutex_init(&net->lock, NULL);
 	pthread_condattr_init(&attr);

@@ -468,6 +468,19 @@ static int write_short(struct fault_channel *ch, const struct transport_range *r
 				  "The link was cut within a write (injected fault)");
 }
 
+static int fault_prepare(struct transport_channel *base, const struct transport_range *ranges,
+			 unsigned nr, struct tern_error *err)
+{
+	struct fault_channel *ch = to_fault_channel(base);
+	struct fault_plan plan =
+		fault_before(ch->conn, FAULT_PREPARE, FAULT_ANY_TYPE, channel_limit_ms(ch), err);
+
+	if (plan.skip)
+		return (int)plan.rc;
+	return (int)fault_after(ch->conn, &plan,
+				ch->conn->net->inner->prepare(ch->inner, ranges, nr, err), err);
+}
+
 static int fault_write(struct transport_channel *base, const struct transport_range *ranges,
 		       unsigned nr, struct tern_error *err)
 {
@@ -547,6 +560,13 @@ static void fault_channel_stats(const struct transport_channel *base,
 	ch->conn->net->inner->channel_stats(ch->inner, out);
 }
 
+static void fault_conn_stats(const struct transport_conn *conn, struct transport_conn_stats *out)
+{
+	const struct fault_conn *c = (const struct fault_conn *)conn;
+
+	c->net->inner->conn_stats(c->inner, out);
+}
+
 const struct transport fault_transport_ops = {
 	.listen = fault_listen,
 	.listener_uri = fault_listener_uri,
@@ -558,6 +578,7 @@ const struct transport fault_transport_ops = {
 	.open_channels = fault_open_channels,
 	.send = fault_send,
 	.recv = fault_recv,
+	.prepare = fault_prepare,
 	.write = fault_write,
 	.notify = fault_notify,
 	.fence = fault_fence,
@@ -566,4 +587,5 @@ const struct transport fault_transport_ops = {
 	.abort = fault_abort,
 	.close = fault_close,
 	.channel_stats = fault_channel_stats,
+	.conn_stats = fault_conn_stats,
 };

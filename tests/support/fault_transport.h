@@ -30,6 +30,7 @@ enum fault_op {
 	FAULT_CONNECT,
 	FAULT_ACCEPT,
 	FAULT_OPEN_CHANNELS,
+	FAULT_PREPARE, /* called only if the inner transport has it */
 	FAULT_SEND,
 	FAULT_RECV,
 	FAULT_WRITE,

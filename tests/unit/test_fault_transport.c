@@ -34,8 +34,20 @@ static void *open_run(void *opaque)
 	return (void *)(intptr_t)f->t->open_channels(f->dst, 1, &f->dc, NULL);
 }
 
-/* A connected pair with one channel over the layer. */
-static void fix_start(struct fix *f)
+/* What the loop transport does not have; the results show that the arguments came through. */
+static int marked_prepare(struct transport_channel *ch, const struct transport_range *ranges,
+			  unsigned nr, struct tern_error *err)
+{
+	return ch->index == 0 && ranges[nr - 1].len == 8192 ? -(int)nr : -EINVAL;
+}
+
+static void marked_conn_stats(const struct transport_conn *conn, struct transport_conn_stats *out)
+{
+	out->registration_bytes += 77;
+}
+
+/* A connected pair with one channel over the layer; the inner transport has all @optional calls. */
+static void fix_start_with(struct fix *f, bool optional)
 {
 	const struct transport_env env = { .peer_timeout_ms = WAIT_MS, .chunk_bytes = 8192 };
 	const struct uri uri = { .scheme = URI_UNIX, .path = "fault" };
@@ -48,6 +60,12 @@ static void fix_start(struct fix *f)
 	memset(f->smem, 1, sizeof(f->smem));
 	memset(f->dmem, 0, sizeof(f->dmem));
 	f->loop = loop_net_new();
+	if (optional) {
+		struct transport *inner = (struct transport *)loop_net_transport(f->loop);
+
+		inner->prepare = marked_prepare;
+		inner->conn_stats = marked_conn_stats;
+	}
 	f->net = fault_net_new(loop_net_transport(f->loop));
 	f->t = fault_net_transport(f->net);
 	assert_int_equal(f->t->listen(f->t, &env, &uri, &f->listener, NULL), 0);
@@ -60,6 +78,11 @@ static void fix_start(struct fix *f)
 	assert_int_equal(pthread_create(&thread, NULL, open_run, f), 0);
 	assert_int_equal(f->t->open_channels(f->src, 1, &f->sc, NULL), 0);
 	pthread_join(thread, NULL);
+}
+
+static void fix_start(struct fix *f)
+{
+	fix_start_with(f, false);
 }
 
 static void fix_stop(struct fix *f)
@@ -156,6 +179,37 @@ static void short_write_then_cut(void **state)
 	fix_stop(&f);
 }
 
+static void optional_calls_are_passed_on(void **state)
+{
+	const struct transport_range r[2] = { { 0, 0, 4096 }, { 0, 0, 8192 } };
+	struct transport_conn_stats st = { .registration_bytes = 1 };
+	struct fix f;
+
+	fix_start_with(&f, true);
+	add(&f, FAULT_SOURCE, FAULT_PREPARE, FAULT_ANY_TYPE, 2, FAULT_ERROR);
+	add(&f, FAULT_SOURCE, FAULT_PREPARE, FAULT_ANY_TYPE, 3, FAULT_CUT);
+	assert_int_equal(f.t->prepare(f.sc, r, 2, NULL), -2);
+	assert_int_equal(f.t->prepare(f.sc, r, 2, NULL), -EIO);
+	assert_int_equal(fault_net_fired(f.net), 1);
+	f.t->conn_stats(f.src, &st);
+	assert_int_equal(st.registration_bytes, 78);
+	assert_int_equal(f.t->prepare(f.sc, r, 2, NULL), -2);
+	assert_int_equal(fault_net_fired(f.net), 2);
+	assert_int_equal(f.t->fence(f.sc, NULL), -ECONNRESET); /* it was cut */
+	assert_int_equal(fault_net_calls(f.net, FAULT_SOURCE, FAULT_PREPARE), 3);
+	fix_stop(&f);
+}
+
+static void optional_calls_stay_absent(void **state)
+{
+	struct fix f;
+
+	fix_start(&f);
+	assert_null(f.t->prepare);
+	assert_null(f.t->conn_stats);
+	fix_stop(&f);
+}
+
 static void *fence_run(void *opaque)
 {
 	struct fix *f = opaque;
@@ -205,6 +259,8 @@ int main(void)
 		cmocka_unit_test(cut_after_message_type),
 		cmocka_unit_test(swallow_on_either_side),
 		cmocka_unit_test(short_write_then_cut),
+		cmocka_unit_test(optional_calls_are_passed_on),
+		cmocka_unit_test(optional_calls_stay_absent),
 		cmocka_unit_test(stall_ends_with_abort),
 		cmocka_unit_test(stall_ends_with_release),
 	};
