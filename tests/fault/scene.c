@@ -125,6 +125,8 @@ static void open_lane(struct scene *sc, const char *lane)
 
 	if (strcmp(lane, "tcp") == 0)
 		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "tcp:127.0.0.1:0");
+	else if (strcmp(lane, "rdma") == 0)
+		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "rdma::0");
 	else
 		snprintf(sc->listen_uri, sizeof(sc->listen_uri), "unix:/tmp/tern-scene-%d-%p",
 			 (int)getpid(), (void *)sc);
@@ -234,6 +236,8 @@ static void judge_error(struct scene *sc, struct tern_session *s, const char *wh
 		"handles no",
 		"no byte moved",
 		"did not take",
+		"took nothing",
+		"retry counter exceeded",
 		"reset",
 		"is gone",
 	};

@@ -65,7 +65,7 @@ struct scene {
 };
 
 /*
- * scene_open - set up guests and sessions over @lane ("loop", "tcp", "unix").
+ * scene_open - set up guests and sessions over @lane ("loop", "tcp", "unix", "rdma").
  *
  * @problems: the caller's buffer, cleared.  Setup failures end the process.
  */

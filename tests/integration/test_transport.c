@@ -3,7 +3,7 @@
 /*
  * The contract of src/transport.h, run over every transport from one source:
  *
- *	test_transport loop|tcp|tcp6|unix|fault|rdma|rdma-all [test name]
+ *	test_transport loop|tcp|tcp6|unix|fault|rdma|rdma-all|rdma6|rdma-fault [test name]
  *
  * Each test gets a fresh pair of connections with two channels; both "hosts"
  * are threads of this process, and the memories are two separate mappings.
@@ -41,6 +41,8 @@ struct backend {
 	const char *name;
 	const char *uri;
 	bool pin_all;
+	bool faults; /* with the fault layer in between */
+	bool on_demand; /* only when asked for by name */
 };
 
 struct fix {
@@ -130,7 +132,7 @@ static void do_listen(struct fix *f)
 	} else {
 		assert_int_equal(transport_find(&uri, &f->ops, &f->err), 0);
 	}
-	if (!strcmp(f->backend->name, "fault")) {
+	if (f->backend->faults) {
 		f->faults = fault_net_new(f->ops);
 		assert_non_null(f->faults);
 		f->ops = fault_net_transport(f->faults);
@@ -233,7 +235,6 @@ static int setup_listening(void **state)
 	*state = f;
 	return 0;
 }
-
 
 static int setup_connected(void **state)
 {
@@ -943,9 +944,11 @@ static const struct backend backends[] = {
 	{ .name = "tcp", .uri = "tcp:127.0.0.1:0" },
 	{ .name = "tcp6", .uri = "tcp:[::1]:0" },
 	{ .name = "unix", .uri = "unix:/tmp/tern-test-%d.sock" },
-	{ .name = "fault", .uri = "tcp:127.0.0.1:0" },
+	{ .name = "fault", .uri = "tcp:127.0.0.1:0", .faults = true },
 	{ .name = "rdma", .uri = "rdma::0" },
 	{ .name = "rdma-all", .uri = "rdma::0", .pin_all = true },
+	{ .name = "rdma6", .uri = "rdma:[::1]:0", .on_demand = true },
+	{ .name = "rdma-fault", .uri = "rdma::0", .faults = true, .on_demand = true },
 };
 
 /* Does @test concern the transport @name?  What does not is left out of its list. */
@@ -979,6 +982,8 @@ int main(int argc, char **argv)
 		size_t nr = 0;
 
 		if (argc > 1 && strcmp(argv[1], backends[b].name))
+			continue;
+		if (argc < 2 && backends[b].on_demand)
 			continue;
 		if (argc < 2 && !strncmp(backends[b].name, "rdma", 4) &&
 		    (!rdma || strcmp(rdma, "1")))

@@ -56,6 +56,7 @@ int lane_run(const char *suite, const struct lane_case *cases, size_t nr, int ar
 		{ .name = "tcp6", .listen_uri = "tcp:[::1]:0" },
 		{ .name = "unix", .listen_uri = path },
 		{ .name = "rdma", .listen_uri = "rdma::0" },
+		{ .name = "rdma6", .listen_uri = getenv("TERN_TEST_RDMA6") },
 	};
 	const char *rdma = getenv("TERN_TEST_RDMA"); /* "1" where a verbs device is */
 	size_t nr_lanes = sizeof(lanes) / sizeof(lanes[0]), n = 0;
@@ -69,6 +70,8 @@ int lane_run(const char *suite, const struct lane_case *cases, size_t nr, int ar
 		if (strcmp(lanes[l].name, "tcp6") == 0 && leave_out_has("ipv6"))
 			continue;
 		if (strcmp(lanes[l].name, "rdma") == 0 && (!rdma || strcmp(rdma, "1") != 0))
+			continue;
+		if (!lanes[l].listen_uri)
 			continue;
 		for (size_t i = 0; i < nr; i++, n++) {
 			snprintf(names + n * 128, 128, "%s: %s", lanes[l].name, cases[i].name);

@@ -37,7 +37,8 @@ struct lane_case {
 
 /*
  * lane_run - run all @cases over all lanes: loop, TCP over IPv4 and IPv6, UNIX,
- * and RDMA where the environment has TERN_TEST_RDMA=1.
+ * RDMA where the environment has TERN_TEST_RDMA=1, and RDMA over IPv6 where its
+ * TERN_TEST_RDMA6 is a URI to listen on ("rdma:[::1]:0").
  *
  * @argv[1], if given, is a filter ("tcp*", "*: cancel_*").  Returns main()'s value.
  */

@@ -178,3 +178,10 @@ void verbs_fake_reset(void)
 	fake.port = (struct ibv_port_attr)USUAL_PORT;
 	pthread_mutex_unlock(&fake.lock);
 }
+
+/* Whatever the program tested: at its end nothing of the device may be left. */
+__attribute__((destructor)) static void check_leaks(void)
+{
+	if (fake.objects)
+		fake_misuse("objects are left behind at exit");
+}
