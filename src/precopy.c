@@ -2,8 +2,7 @@
 /*
  * Precopy rounds.
  *
- *	SCAN             which pages exist
- *	round 1  SEND    all of them, while the guest runs
+ *	round 1  FIRST   all pages that exist, while the guest runs
  *	         SYNC    which were written meanwhile
  *	round 2  SEND    those
  *	         …       until converge_decide() says that the rest fits the downtime limit
@@ -71,15 +70,30 @@ static int send_round_message(struct source *src, const struct tern_round_stats 
 	return link_send(&src->s->link, &msg, err);
 }
 
+/* How many pages FIRST found, and how many it skipped. */
+static void take_scanned(struct source *src, const struct sender_result *result)
+{
+	struct tern_session *s = src->s;
+
+	src->remaining_pages = result->dirty_pages;
+	src->skipped_pages = src->total_pages - result->dirty_pages;
+	monitor_lock(&s->mon);
+	s->stats.skipped_pages = src->skipped_pages;
+	monitor_unlock(&s->mon);
+}
+
 int source_send_round(struct source *src, bool final, struct tern_error *err)
 {
+	enum sender_phase phase = src->round ? SENDER_SEND : SENDER_FIRST;
 	struct sender_result result;
 	uint64_t begin = now_ns();
-	int r = source_phase(src, SENDER_SEND, final, err);
+	int r = source_phase(src, phase, final, err);
 
 	if (r)
 		return r;
 	sender_result(src->s->sender, &result);
+	if (phase == SENDER_FIRST)
+		take_scanned(src, &result);
 
 	struct tern_round_stats round = {
 		.round = ++src->round,
@@ -97,30 +111,13 @@ int source_send_round(struct source *src, bool final, struct tern_error *err)
 	return send_round_message(src, &round, err);
 }
 
-/* How many pages the last SCAN or SYNC left to send. */
+/* How many pages the last SYNC left to send. */
 static void take_remaining(struct source *src)
 {
 	struct sender_result result;
 
 	sender_result(src->s->sender, &result);
 	src->remaining_pages = result.dirty_pages;
-}
-
-/* Which pages exist. */
-static int scan(struct source *src, struct tern_error *err)
-{
-	struct tern_session *s = src->s;
-	int r = source_phase(src, SENDER_SCAN, false, err);
-
-	if (r)
-		return r;
-	take_remaining(src);
-	src->skipped_pages = src->total_pages - src->remaining_pages;
-	monitor_lock(&s->mon);
-	s->stats.skipped_pages = src->skipped_pages;
-	s->stats.remaining_bytes = src->remaining_pages * TERN_PAGE_SIZE;
-	monitor_unlock(&s->mon);
-	return 0;
 }
 
 /* Which pages were written since the last look, and what that means. */
@@ -153,8 +150,11 @@ int precopy_run(struct source *src, struct tern_error *err)
 {
 	struct converge c;
 	bool done = false;
-	int r = scan(src, err);
+	int r = 0;
 
+	monitor_lock(&src->s->mon);
+	src->s->stats.remaining_bytes = src->total_pages * TERN_PAGE_SIZE;
+	monitor_unlock(&src->s->mon);
 	converge_init(&c);
 	src->last_sync_ns = now_ns();
 	while (!r && !done) {

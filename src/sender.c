@@ -12,8 +12,9 @@
 #include "bitmap.h"
 #include "cpus.h"
 #include "error.h"
+#include "scan.h"
 
-/* Unit of SCAN and SYNC: large, so that sparse memory costs few calls. */
+/* Unit of SYNC: large, so that sparse memory costs few calls. */
 #define SWEEP_BYTES (256ull << 20)
 
 /* The zero test runs ahead of memory by so many pages. */
@@ -42,8 +43,9 @@ struct worker {
 
 struct sender {
 	struct sender_config c;
-	struct stripe_map stripes; /* SEND */
-	struct stripe_map sweeps;  /* SCAN, SYNC */
+	struct stripe_map stripes; /* FIRST, SEND */
+	struct stripe_map sweeps;  /* SYNC */
+	struct scan *scan;         /* FIRST */
 	struct worker **workers;
 	unsigned nr, nr_started;
 	atomic_bool abandon;
@@ -292,27 +294,32 @@ static int send_end(struct worker *w, struct tern_error *err)
 	return r;
 }
 
-/* SCAN and SYNC of one sweep. */
-static int sweep(struct worker *w, enum sender_phase phase, const struct stripe *st,
-		 struct tern_error *err)
+/* SYNC of one sweep. */
+static int sync_sweep(struct worker *w, const struct stripe *st, struct tern_error *err)
 {
-	const struct sender_config *c = &w->pool->c;
+	const struct dirty *d = w->pool->c.dirty;
 	struct region *r = st->region;
 	uint64_t *map = r->dirty + st->first_page / BITMAP_WORD_BITS;
-	int e;
+	int e = d->ops.sync(d->opaque, r->id, st->first_page, st->nr_pages, map);
 
-	if (phase == SENDER_SCAN) {
-		e = populated_scan(c->populated, r, st->first_page, st->nr_pages, map, err);
-	} else {
-		e = c->dirty->ops.sync(c->dirty->opaque, r->id, st->first_page, st->nr_pages, map);
-		if (e)
-			error_set(err, e, TERN_SCOPE_PAGE,
-				  "cannot read the dirty log of region %s: %s", r->name,
-				  error_name(e));
-	}
-	if (!e)
-		w->result.dirty_pages += bitmap_count(map, st->nr_pages);
-	return e;
+	if (e)
+		return error_set(err, e, TERN_SCOPE_PAGE, "cannot read the dirty log of region %s: %s",
+				 r->name, error_name(e));
+	w->result.dirty_pages += bitmap_count(map, st->nr_pages);
+	return 0;
+}
+
+/* One claimed stripe or sweep. */
+static int worker_stripe(struct worker *w, enum sender_phase phase, const struct stripe *st,
+			 struct tern_error *err)
+{
+	int r = 0;
+
+	if (phase == SENDER_SYNC)
+		return sync_sweep(w, st, err);
+	if (phase == SENDER_FIRST)
+		r = scan_stripe(w->pool->scan, st, &w->result.dirty_pages, err);
+	return r ? r : send_stripe(w, st, err);
 }
 
 /* One worker's share of a phase. */
@@ -324,9 +331,9 @@ static int worker_phase(struct worker *w, enum sender_phase phase, struct tern_e
 
 	memset(&w->result, 0, sizeof(w->result));
 	while (!r && !atomic_load_explicit(&s->abandon, memory_order_relaxed)) {
-		if (!stripe_claim(phase == SENDER_SEND ? &s->stripes : &s->sweeps, w->node, &st))
-			return phase == SENDER_SEND ? send_end(w, err) : 0;
-		r = phase == SENDER_SEND ? send_stripe(w, &st, err) : sweep(w, phase, &st, err);
+		if (!stripe_claim(phase == SENDER_SYNC ? &s->sweeps : &s->stripes, w->node, &st))
+			return phase == SENDER_SYNC ? 0 : send_end(w, err);
+		r = worker_stripe(w, phase, &st, err);
 	}
 	return r ? r : -ECANCELED;
 }
@@ -408,6 +415,10 @@ int sender_start(const struct sender_config *config, struct transport_channel **
 		r = stripe_map_init(&s->sweeps, config->regions,
 				    config->stripe_bytes > SWEEP_BYTES ? config->stripe_bytes :
 									 SWEEP_BYTES);
+	if (!r) {
+		s->scan = scan_new(config->regions, config->populated);
+		r = s->scan ? 0 : -ENOMEM;
+	}
 	for (unsigned i = 0; !r && i < nr; i++) {
 		struct worker *w = aligned_alloc(64, (sizeof(*w) + 63) / 64 * 64);
 
@@ -453,13 +464,14 @@ void sender_stop(struct sender **sp)
 	free(s->workers);
 	stripe_map_fini(&s->stripes);
 	stripe_map_fini(&s->sweeps);
+	scan_delete(s->scan);
 	free(s);
 	*sp = NULL;
 }
 
 void sender_begin(struct sender *s, enum sender_phase phase, bool final)
 {
-	stripe_map_rewind(phase == SENDER_SEND ? &s->stripes : &s->sweeps);
+	stripe_map_rewind(phase == SENDER_SYNC ? &s->sweeps : &s->stripes);
 	monitor_lock(s->c.mon);
 	s->phase = phase;
 	s->final = final;
@@ -523,5 +535,6 @@ uint64_t sender_overhead_bytes(const struct sender *s)
 {
 	return sizeof(*s) + s->nr * (sizeof(struct worker) + sizeof(struct worker *)) +
 	       2 * STRIPE_NODES_MAX * sizeof(struct stripe_queue) +
-	       2ull * s->c.regions->nr * (sizeof(struct region *) + sizeof(uint64_t));
+	       2ull * s->c.regions->nr * (sizeof(struct region *) + sizeof(uint64_t)) +
+	       scan_overhead_bytes(s->scan);
 }

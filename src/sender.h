@@ -8,7 +8,7 @@
  * The session's thread runs phases; in a phase every worker claims stripes until
  * none is left.
  *
- *	SCAN   dirty = pages that exist (first round)
+ *	FIRST  dirty = pages that exist, section by section (scan.h); and SEND
  *	SEND   clear the dirty log of the stripe, test for zero, write; then fence
  *	SYNC   dirty |= pages written since
  *
@@ -33,14 +33,14 @@
 #include "zero.h"
 
 enum sender_phase {
-	SENDER_SCAN,
+	SENDER_FIRST,
 	SENDER_SEND,
 	SENDER_SYNC,
 };
 
-/* What a phase did; SCAN and SYNC fill dirty_pages only. */
+/* What a phase did; SYNC fills dirty_pages only, SEND all but that. */
 struct sender_result {
-	uint64_t dirty_pages;  /* pages set in the bitmaps now (SCAN, SYNC) */
+	uint64_t dirty_pages;  /* pages set in the bitmaps (FIRST, SYNC) */
 	uint64_t normal_pages;
 	uint64_t zero_pages;
 	uint64_t bytes;        /* of guest RAM handed to the transport */
