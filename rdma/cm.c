@@ -236,12 +236,19 @@ static int cm_rejected(const struct cm_event *ev, const char *peer, struct tern_
 	}
 }
 
-/* Wait for @want.  0 with *ev, or -errno with *err. */
-static int cm_expect(struct rdma_event_channel *cm, enum rdma_cm_event_type want, const char *peer,
-		     int cancel_fd, int64_t deadline, struct cm_event *ev, struct tern_error *err)
+int verbs_cm_wrong(const struct cm_event *ev, const char *peer, struct tern_error *err)
+{
+	return ev->type == RDMA_CM_EVENT_REJECTED ? cm_rejected(ev, peer, err)
+						  : cm_unexpected(ev, peer, err);
+}
+
+int verbs_cm_wait(struct rdma_event_channel *cm, const char *peer, int cancel_fd, int64_t deadline,
+		  struct cm_event *ev, struct tern_error *err)
 {
 	int rc = verbs_cm_next(cm, cancel_fd, deadline, ev);
 
+	if (!rc)
+		return 0;
 	if (rc == -ECANCELED)
 		return error_session(err, rc, "Connecting to %s was cancelled", peer);
 	if (rc == -ETIMEDOUT)
@@ -249,40 +256,63 @@ static int cm_expect(struct rdma_event_channel *cm, enum rdma_cm_event_type want
 				     "Connecting to %s over RDMA failed: no answer in time; check "
 				     "that the host is up and UDP port 4791 is open (RoCE)",
 				     peer);
+	return error_session(err, rc, "Waiting for the RDMA connection manager failed: %s",
+			     error_name(rc));
+}
+
+/* Wait for @want.  0 with *ev, or -errno with *err. */
+static int cm_expect(struct rdma_event_channel *cm, enum rdma_cm_event_type want, const char *peer,
+		     int cancel_fd, int64_t deadline, struct cm_event *ev, struct tern_error *err)
+{
+	int rc = verbs_cm_wait(cm, peer, cancel_fd, deadline, ev, err);
+
 	if (rc)
-		return error_session(err, rc, "Waiting for the RDMA connection manager failed: %s",
-				     error_name(rc));
-	if (ev->type == want)
+		return rc;
+	return ev->type == want ? 0 : verbs_cm_wrong(ev, peer, err);
+}
+
+int verbs_cm_resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sockaddr *dst,
+			  const char *peer, int64_t deadline, struct tern_error *err)
+{
+	struct cm_event ev = { .type = RDMA_CM_EVENT_ADDR_ERROR };
+
+	if (!rdma_resolve_addr(id, src, dst, verbs_remaining(deadline)))
 		return 0;
-	if (ev->type == RDMA_CM_EVENT_REJECTED)
-		return cm_rejected(ev, peer, err);
-	return cm_unexpected(ev, peer, err);
+	ev.status = -errno;
+	return cm_unexpected(&ev, peer, err);
+}
+
+int verbs_cm_resolve_route(struct rdma_cm_id *id, const char *peer, int64_t deadline,
+			   struct tern_error *err)
+{
+	struct cm_event ev = { .type = RDMA_CM_EVENT_ROUTE_ERROR };
+
+	if (!rdma_resolve_route(id, verbs_remaining(deadline)))
+		return 0;
+	ev.status = -errno;
+	return cm_unexpected(&ev, peer, err);
 }
 
 int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *src,
-		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline, struct tern_error *err)
+		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline,
+		     struct tern_error *err)
 {
-	int ms = verbs_remaining(deadline);
 	struct cm_event ev;
-	int rc;
+	int rc = verbs_cm_resolve_addr(id, src, dst, peer, deadline, err);
 
-	if (rdma_resolve_addr(id, src, dst, ms)) {
-		ev = (struct cm_event){ .type = RDMA_CM_EVENT_ADDR_ERROR, .status = -errno };
-		return cm_unexpected(&ev, peer, err);
-	}
-	rc = cm_expect(cm, RDMA_CM_EVENT_ADDR_RESOLVED, peer, cancel_fd, deadline, &ev, err);
-	if (rc)
-		return rc;
-	if (rdma_resolve_route(id, verbs_remaining(deadline))) {
-		ev = (struct cm_event){ .type = RDMA_CM_EVENT_ROUTE_ERROR, .status = -errno };
-		return cm_unexpected(&ev, peer, err);
-	}
-	return cm_expect(cm, RDMA_CM_EVENT_ROUTE_RESOLVED, peer, cancel_fd, deadline, &ev, err);
+	if (!rc)
+		rc = cm_expect(cm, RDMA_CM_EVENT_ADDR_RESOLVED, peer, cancel_fd, deadline, &ev,
+			       err);
+	if (!rc)
+		rc = verbs_cm_resolve_route(id, peer, deadline, err);
+	if (!rc)
+		rc = cm_expect(cm, RDMA_CM_EVENT_ROUTE_RESOLVED, peer, cancel_fd, deadline, &ev,
+			       err);
+	return rc;
 }
 
-int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
-		     const struct greeting *hello, const char *peer, int cancel_fd,
-		     int64_t deadline, struct greeting *answer, struct tern_error *err)
+int verbs_cm_request(struct rdma_cm_id *id, const struct greeting *hello, const char *peer,
+		     struct tern_error *err)
 {
 	uint8_t buf[GREETING_LEN];
 	struct rdma_conn_param param = {
@@ -291,19 +321,18 @@ int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
 		.retry_count = CONNECT_RETRIES,
 		.rnr_retry_count = CONNECT_RETRIES, /* 7: for ever; credits make it rare */
 	};
-	struct cm_event ev;
-	int rc;
 
 	greeting_put(buf, hello);
-	if (rdma_connect(id, &param)) {
-		rc = -errno;
-		return error_session(err, rc, "Connecting to %s over RDMA failed: %s", peer,
-				     error_name(rc));
-	}
-	rc = cm_expect(cm, RDMA_CM_EVENT_ESTABLISHED, peer, cancel_fd, deadline, &ev, err);
-	if (rc)
-		return rc;
-	if (!greeting_get(ev.private_data, ev.private_len, answer))
+	if (!rdma_connect(id, &param))
+		return 0;
+	return error_session(err, -errno, "Connecting to %s over RDMA failed: %s", peer,
+			     error_name(-errno));
+}
+
+int verbs_cm_answer(const struct cm_event *ev, const struct greeting *hello, const char *peer,
+		    struct greeting *answer, struct tern_error *err)
+{
+	if (!greeting_get(ev->private_data, ev->private_len, answer))
 		return error_session(
 			err, -EPROTO,
 			"The peer %s accepted the RDMA connection without a greeting: it "
@@ -321,4 +350,16 @@ int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
 				     "ring %u, msg_window %u",
 				     peer, answer->kind, answer->ring, answer->msg_window);
 	return 0;
+}
+
+int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
+		     const struct greeting *hello, const char *peer, int cancel_fd,
+		     int64_t deadline, struct greeting *answer, struct tern_error *err)
+{
+	struct cm_event ev;
+	int rc = verbs_cm_request(id, hello, peer, err);
+
+	if (!rc)
+		rc = cm_expect(cm, RDMA_CM_EVENT_ESTABLISHED, peer, cancel_fd, deadline, &ev, err);
+	return rc ? rc : verbs_cm_answer(&ev, hello, peer, answer, err);
 }

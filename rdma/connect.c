@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 
-/*
- * The connecting side: the control queue first, then the data channels, one
- * after the other, to the very address the control queue reached.
- */
+/* The connecting side: the control queue.  connect_channels.c has the channels. */
 
 #include <errno.h>
 #include <netdb.h>
@@ -32,6 +29,17 @@ int verbs_resolve(const struct uri *uri, int flags, struct addrinfo **out, struc
 		uri->host, gai_strerror(rc));
 }
 
+int verbs_check_device(struct verbs_conn *c, struct rdma_cm_id *id, const char *peer,
+		       struct tern_error *err)
+{
+	if (!c->src.ss_family || verbs_device_is(c->env.rdma_device, id))
+		return 0;
+	return error_session(err, -EXDEV,
+			     "The route to %s goes through RDMA device %s, not through %s; change "
+			     "the route (ip route get), or the device",
+			     peer, ibv_get_device_name(id->verbs->device), c->env.rdma_device);
+}
+
 /* An identifier that is resolved to @dst, on @c's device.  0 or -errno with *err. */
 static int open_id(struct verbs_conn *c, struct rdma_event_channel *cm, struct sockaddr *dst,
 		   const char *peer, int cancel_fd, int64_t deadline, struct rdma_cm_id **out,
@@ -45,12 +53,8 @@ static int open_id(struct verbs_conn *c, struct rdma_event_channel *cm, struct s
 		return error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
 				     error_name(-errno));
 	rc = verbs_cm_resolve(cm, id, src, dst, peer, cancel_fd, deadline, err);
-	if (!rc && src && !verbs_device_is(c->env.rdma_device, id))
-		rc = error_session(err, -EXDEV,
-				   "The route to %s goes through RDMA device %s, not through %s; "
-				   "change the route (ip route get), or the device",
-				   peer, ibv_get_device_name(id->verbs->device),
-				   c->env.rdma_device);
+	if (!rc)
+		rc = verbs_check_device(c, id, peer, err);
 	if (rc) {
 		rdma_destroy_id(id);
 		return rc;
@@ -140,65 +144,4 @@ int verbs_connect(const struct transport *ops, const struct transport_env *env,
 	}
 	freeaddrinfo(list);
 	return rc ? error_session(err, rc, "%s", why.message) : 0;
-}
-
-/* Connect channel @i of @nr.  0 or -errno with *err. */
-static int connect_channel(struct verbs_conn *c, unsigned i, unsigned nr,
-			   struct rdma_event_channel *cm, int64_t deadline, struct tern_error *err)
-{
-	struct greeting hello = {
-		.version = GREETING_VERSION,
-		.kind = GREETING_DATA,
-		.index = (uint16_t)i,
-		.count = (uint16_t)nr,
-		.ring = CHAN_RING_SOURCE,
-	};
-	struct greeting answer;
-	struct verbs_channel *ch;
-	struct rdma_cm_id *id;
-	int rc = open_id(c, cm, rdma_get_peer_addr(c->id), c->peer, c->cancel_fd, deadline, &id,
-			 err);
-
-	if (rc)
-		return rc;
-	memcpy(hello.session_id, c->base.session_id, TRANSPORT_SESSION_ID_LEN);
-	rc = vchan_make(c, i, id, &ch, err);
-	if (rc) {
-		rdma_destroy_id(id);
-		return rc;
-	}
-	rc = verbs_cm_connect(cm, id, &hello, c->peer, c->cancel_fd, deadline, &answer, err);
-	if (!rc && rdma_migrate_id(id, c->cm))
-		rc = error_channel(err, -errno, i,
-				   "Moving channel %u to its event channel failed: %s", i,
-				   error_name(-errno));
-	if (rc) {
-		vchan_free(ch);
-		return rc;
-	}
-	vchan_begin(ch, &answer);
-	pthread_mutex_lock(&c->lock);
-	ch->established = true;
-	c->channels[i] = ch;
-	pthread_mutex_unlock(&c->lock);
-	return vconn_check(c, err);
-}
-
-/* vconn_connect_channels - open_channels() of the source. */
-int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err)
-{
-	int64_t deadline = verbs_deadline((int)c->env.peer_timeout_ms);
-	struct rdma_event_channel *cm = NULL;
-	int rc = verbs_cm_channel(&cm, err);
-
-	for (unsigned i = 0; i < nr && !rc; i++)
-		rc = connect_channel(c, i, nr, cm, deadline, err);
-	if (!rc) {
-		pthread_mutex_lock(&c->lock);
-		c->nr_channels = nr;
-		pthread_mutex_unlock(&c->lock);
-	}
-	if (cm)
-		rdma_destroy_event_channel(cm);
-	return rc;
 }

@@ -307,19 +307,44 @@ int verbs_cm_next(struct rdma_event_channel *cm, int cancel_fd, int64_t deadline
 /* verbs_cm_channel - a non-blocking event channel.  0 or -errno with *err. */
 int verbs_cm_channel(struct rdma_event_channel **out, struct tern_error *err);
 
-/* verbs_cm_resolve - address and route of @id to @dst, from @src unless that is NULL; it has
- * a device then. */
+/* verbs_cm_wait - verbs_cm_next() with a sentence in *err. */
+int verbs_cm_wait(struct rdma_event_channel *cm, const char *peer, int cancel_fd, int64_t deadline,
+		  struct cm_event *ev, struct tern_error *err);
+
+/* verbs_cm_wrong - the sentence for @ev, which was not the event waited for.  -errno. */
+int verbs_cm_wrong(const struct cm_event *ev, const char *peer, struct tern_error *err);
+
+/*
+ * verbs_cm_resolve - address and route of @id to @dst, from @src unless that is NULL;
+ * it has a device then.  The two steps alone only begin: an event tells the end.
+ */
 int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *src,
-		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline, struct tern_error *err);
+		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline,
+		     struct tern_error *err);
+int verbs_cm_resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sockaddr *dst,
+			  const char *peer, int64_t deadline, struct tern_error *err);
+int verbs_cm_resolve_route(struct rdma_cm_id *id, const char *peer, int64_t deadline,
+			   struct tern_error *err);
 
 /*
  * verbs_cm_connect - connect @id, whose queue pair exists.
  *
  * *answer is the peer's greeting.  -ECONNREFUSED: nothing listens, or refused.
+ * verbs_cm_request() only begins; verbs_cm_answer() takes the greeting out of the
+ * event ESTABLISHED.
  */
 int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
 		     const struct greeting *hello, const char *peer, int cancel_fd,
 		     int64_t deadline, struct greeting *answer, struct tern_error *err);
+int verbs_cm_request(struct rdma_cm_id *id, const struct greeting *hello, const char *peer,
+		     struct tern_error *err);
+int verbs_cm_answer(const struct cm_event *ev, const struct greeting *hello, const char *peer,
+		    struct greeting *answer, struct tern_error *err);
+
+/* connect.c */
+/* verbs_check_device - @id was resolved to a device: is it the one asked for?  0 or -EXDEV. */
+int verbs_check_device(struct verbs_conn *c, struct rdma_cm_id *id, const char *peer,
+		       struct tern_error *err);
 
 /* device.c */
 /* verbs_memlock_hint - what to do about a registration that failed for want of memory. */

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * The connecting side: the data channels, to the very address that the control
+ * queue reached.
+ *
+ *	resolve address ─► resolve route ─► queue pair, request ─► established
+ *
+ * All channels go through these steps at once, each driven by the events of one
+ * event channel: a connection takes several trips and waits for kernel threads on
+ * both hosts, and the guest waits for none of that one channel after another.
+ */
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "error.h"
+#include "verbs.h"
+
+/* A channel on its way. */
+struct opening {
+	struct rdma_cm_id *id; /* until @ch owns it */
+	struct verbs_channel *ch;
+};
+
+struct openings {
+	struct verbs_conn *c;
+	struct rdma_event_channel *cm;
+	int64_t deadline;
+	unsigned nr, left;
+	struct opening v[TRANSPORT_CHANNELS_MAX];
+};
+
+/* The greeting of channel @i. */
+static struct greeting channel_greeting(const struct openings *o, unsigned i)
+{
+	struct greeting hello = {
+		.version = GREETING_VERSION,
+		.kind = GREETING_DATA,
+		.index = (uint16_t)i,
+		.count = (uint16_t)o->nr,
+		.ring = CHAN_RING_SOURCE,
+	};
+
+	memcpy(hello.session_id, o->c->base.session_id, TRANSPORT_SESSION_ID_LEN);
+	return hello;
+}
+
+/* First step of channel @i.  0 or -errno with *err. */
+static int begin(struct openings *o, unsigned i, struct tern_error *err)
+{
+	struct verbs_conn *c = o->c;
+	struct sockaddr *src = c->src.ss_family ? (struct sockaddr *)&c->src : NULL;
+
+	if (rdma_create_id(o->cm, &o->v[i].id, NULL, RDMA_PS_TCP)) {
+		o->v[i].id = NULL;
+		return error_channel(err, -errno, i,
+				     "Making an RDMA connection identifier failed: %s",
+				     error_name(-errno));
+	}
+	return verbs_cm_resolve_addr(o->v[i].id, src, rdma_get_peer_addr(c->id), c->peer,
+				     o->deadline, err);
+}
+
+/* The route of channel @i is known: make it and ask the peer.  0 or -errno with *err. */
+static int request(struct openings *o, unsigned i, struct tern_error *err)
+{
+	struct greeting hello = channel_greeting(o, i);
+	struct opening *v = &o->v[i];
+	struct rdma_cm_id *id = v->id;
+	int rc = vchan_make(o->c, i, id, &v->ch, err);
+
+	if (rc) {
+		v->ch = NULL;
+		return rc;
+	}
+	v->id = NULL;
+	return verbs_cm_request(id, &hello, o->c->peer, err);
+}
+
+/* The peer took channel @i.  0 or -errno with *err. */
+static int established(struct openings *o, unsigned i, const struct cm_event *ev,
+		       struct tern_error *err)
+{
+	struct greeting hello = channel_greeting(o, i), answer;
+	struct verbs_conn *c = o->c;
+	struct verbs_channel *ch = o->v[i].ch;
+	int rc = verbs_cm_answer(ev, &hello, c->peer, &answer, err);
+
+	if (rc)
+		return rc;
+	vchan_begin(ch, &answer);
+	o->left--;
+	return 0;
+}
+
+/* Which channel @id is, or o->nr. */
+static unsigned opening_of(const struct openings *o, const struct rdma_cm_id *id)
+{
+	unsigned i = 0;
+
+	while (i < o->nr && o->v[i].id != id && !(o->v[i].ch && o->v[i].ch->id == id))
+		i++;
+	return i;
+}
+
+/* One event.  0 or -errno with *err. */
+static int step(struct openings *o, const struct cm_event *ev, struct tern_error *err)
+{
+	struct verbs_conn *c = o->c;
+	unsigned i = opening_of(o, ev->id);
+	int rc;
+
+	if (i == o->nr)
+		return 0;
+	switch (ev->type) {
+	case RDMA_CM_EVENT_ADDR_RESOLVED:
+		rc = verbs_check_device(c, o->v[i].id, c->peer, err);
+		return rc ? rc : verbs_cm_resolve_route(o->v[i].id, c->peer, o->deadline, err);
+	case RDMA_CM_EVENT_ROUTE_RESOLVED:
+		return request(o, i, err);
+	case RDMA_CM_EVENT_ESTABLISHED:
+		return established(o, i, ev, err);
+	default:
+		return verbs_cm_wrong(ev, c->peer, err);
+	}
+}
+
+/*
+ * All are established: their events belong to the pump from here on.  One that was
+ * disconnected meanwhile tells so to the pump, because its events move with it.
+ */
+static int hand_over(struct openings *o, struct tern_error *err)
+{
+	struct verbs_conn *c = o->c;
+	int rc = 0;
+
+	for (unsigned i = 0; i < o->nr && !rc; i++) {
+		struct verbs_channel *ch = o->v[i].ch;
+
+		pthread_mutex_lock(&c->lock); /* the pump waits with the events that move */
+		if (rdma_migrate_id(ch->id, c->cm)) {
+			rc = error_channel(err, -errno, i,
+					   "Moving channel %u to its event channel failed: %s", i,
+					   error_name(-errno));
+		} else {
+			ch->established = true;
+			c->channels[i] = ch;
+			o->v[i].ch = NULL;
+		}
+		pthread_mutex_unlock(&c->lock);
+	}
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&c->lock);
+	c->nr_channels = o->nr;
+	pthread_mutex_unlock(&c->lock);
+	return vconn_check(c, err);
+}
+
+/* Free what was not handed over. */
+static void openings_fini(struct openings *o)
+{
+	for (unsigned i = 0; i < o->nr; i++) {
+		if (o->v[i].ch)
+			vchan_free(o->v[i].ch);
+		if (o->v[i].id)
+			rdma_destroy_id(o->v[i].id);
+	}
+	if (o->cm)
+		rdma_destroy_event_channel(o->cm);
+}
+
+/* vconn_connect_channels - open_channels() of the source. */
+int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err)
+{
+	struct openings o = {
+		.c = c,
+		.deadline = verbs_deadline((int)c->env.peer_timeout_ms),
+		.nr = nr,
+		.left = nr,
+	};
+	struct cm_event ev;
+	int rc = verbs_cm_channel(&o.cm, err);
+
+	for (unsigned i = 0; i < nr && !rc; i++)
+		rc = begin(&o, i, err);
+	while (!rc && o.left) {
+		rc = verbs_cm_wait(o.cm, c->peer, c->cancel_fd, o.deadline, &ev, err);
+		if (!rc)
+			rc = step(&o, &ev, err);
+	}
+	if (!rc)
+		rc = hand_over(&o, err);
+	openings_fini(&o);
+	return rc;
+}
