@@ -311,7 +311,7 @@ void verbs_listener_close(struct transport_listener *base)
 }
 
 /* Reject @id, and destroy it. */
-static void reject(struct rdma_cm_id *id, enum refusal_code code, uint16_t value)
+static void reject(struct rdma_cm_id *id, enum refusal_code code, uint32_t value)
 {
 	struct refusal r = { .version = GREETING_VERSION, .code = (uint16_t)code, .value = value };
 	uint8_t buf[REFUSAL_LEN];
@@ -344,6 +344,7 @@ static int vconn_accept(struct verbs_listener *l, struct verbs_conn *c, struct r
 		.kind = GREETING_CONTROL,
 		.ring = CTL_RING,
 		.msg_window = CTL_MSG_WINDOW,
+		.piece_bytes = PIECE_BYTES,
 		.lock_budget = l->env.lock_budget,
 	};
 	int rc;
@@ -408,7 +409,7 @@ static void control_request(struct verbs_listener *l, struct rdma_cm_id *id,
  * is well; then @id belongs to @c.  hub->lock is held.
  */
 static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct greeting *hello,
-		  uint16_t *value, struct tern_error *err)
+		  uint32_t *value, struct tern_error *err)
 {
 	struct greeting answer = { .version = GREETING_VERSION,
 				   .kind = GREETING_DATA,
@@ -419,7 +420,7 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 	int code = 0;
 
 	pthread_mutex_lock(&c->lock);
-	*value = (uint16_t)c->wanted;
+	*value = c->wanted;
 	if (c->wanted && hello->count != c->wanted)
 		code = REFUSAL_COUNT;
 	else if (c->channels[hello->index])
@@ -447,14 +448,8 @@ static void data_request(struct verbs_listener *l, struct rdma_cm_id *id,
 {
 	struct tern_error why = { 0 };
 	int code = REFUSAL_SESSION;
-	uint16_t value = 0;
+	uint32_t value = 0;
 
-	if (!hello->count || hello->count > TRANSPORT_CHANNELS_MAX ||
-	    hello->index >= hello->count || hello->ring <= 2 || hello->ring > 4096) {
-		reject(id, REFUSAL_GREETING, 0);
-		turn_away(l, peer, -EPROTO, "its channel numbers are impossible");
-		return;
-	}
 	pthread_mutex_lock(&l->hub->lock);
 	for (struct verbs_conn *c = l->hub->conns; c; c = c->hub_next) {
 		if (memcmp(c->base.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN) ||
@@ -477,7 +472,7 @@ static void data_request(struct verbs_listener *l, struct rdma_cm_id *id,
 /* A request to connect. */
 static void request(struct verbs_listener *l, const struct cm_event *ev)
 {
-	char peer[VERBS_TEXT_MAX];
+	char peer[VERBS_TEXT_MAX], why[128], text[192];
 	struct greeting hello;
 
 	verbs_address_text(rdma_get_peer_addr(ev->id), peer, sizeof(peer));
@@ -486,13 +481,22 @@ static void request(struct verbs_listener *l, const struct cm_event *ev)
 		turn_away(l, peer, -EPROTO, "it does not speak this protocol");
 	} else if (hello.version != GREETING_VERSION) {
 		reject(ev->id, REFUSAL_VERSION, GREETING_VERSION);
-		turn_away(l, peer, -EPROTO, "it speaks another framing version");
+		snprintf(text, sizeof(text),
+			 "it speaks version %u of the RDMA framing, this side version %u",
+			 hello.version, GREETING_VERSION);
+		turn_away(l, peer, -EPROTO, text);
+	} else if (greeting_check(&hello, why, sizeof(why))) {
+		reject(ev->id, REFUSAL_GREETING, 0);
+		snprintf(text, sizeof(text), "its greeting is impossible: %s", why);
+		turn_away(l, peer, -EPROTO, text);
 	} else if (hello.kind == GREETING_DATA) {
 		data_request(l, ev->id, &hello, peer);
-	} else if (hello.kind != GREETING_CONTROL || hello.ring <= CTL_RESERVE ||
-		   hello.ring > 4096 || !hello.msg_window || hello.msg_window > 4096) {
-		reject(ev->id, REFUSAL_GREETING, 0);
-		turn_away(l, peer, -EPROTO, "its greeting has impossible values");
+	} else if (hello.piece_bytes != PIECE_BYTES) {
+		reject(ev->id, REFUSAL_PIECE, PIECE_BYTES);
+		snprintf(text, sizeof(text),
+			 "it registers memory in pieces of %u bytes, this side of %u",
+			 hello.piece_bytes, (unsigned)PIECE_BYTES);
+		turn_away(l, peer, -EPROTO, text);
 	} else {
 		control_request(l, ev->id, &hello, peer);
 	}

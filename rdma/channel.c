@@ -277,8 +277,8 @@ static void retire(struct verbs_channel *ch, uint64_t seq)
 	while (ch->sq_tail <= seq && ch->sq_tail < ch->sq_head) {
 		struct sq_entry *e = &ch->sq[ch->sq_tail++ % ch->sq_size];
 
-		if (e->extent)
-			keys_drop(ch->conn, e->extent);
+		if (e->key)
+			keys_drop(ch->conn, e->key);
 		if (e->slot >= 0)
 			ch->free_slots[ch->nr_free++] = (uint8_t)e->slot;
 	}

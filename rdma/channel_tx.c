@@ -24,13 +24,7 @@
 
 #define PENDING_BYTES (64ull << 20) /* most bytes pending in a channel */
 
-/* What the source's thread waits for. */
-struct progress {
-	int64_t deadline;
-};
-
-/* The peer may be silent for so long. */
-static int64_t patience(const struct verbs_channel *ch)
+int64_t vchan_patience(const struct verbs_channel *ch)
 {
 	return verbs_deadline((int)(CHAN_IDLE_SLICES * ch->conn->env.peer_timeout_ms));
 }
@@ -52,23 +46,37 @@ static int tx_check(struct verbs_channel *ch, struct tern_error *err)
 	return 0;
 }
 
-/* Wait for anything to happen.  0, or -errno with *err. */
-static int tx_wait(struct verbs_channel *ch, struct progress *p, struct tern_error *err)
+/* The peer was silent for too long.  -ETIMEDOUT with *err. */
+static int tx_timed_out(struct verbs_channel *ch, struct tern_error *err)
+{
+	unsigned ms = CHAN_IDLE_SLICES * ch->conn->env.peer_timeout_ms;
+
+	if (ch->preparing || ch->nr_pending)
+		return vchan_failed(ch, -ETIMEDOUT, err,
+				    "The peer %s granted no key for channel %u for %u ms (device "
+				    "%s); check that it is alive and reachable",
+				    ch->conn->peer, ch->base.index, ms, ch->conn->device);
+	return vchan_failed(ch, -ETIMEDOUT, err,
+			    "The peer %s took nothing on channel %u for %u ms (device %s, queue "
+			    "pair %u); check that it is alive and reachable",
+			    ch->conn->peer, ch->base.index, ms, ch->conn->device, ch->qp_num);
+}
+
+int vchan_wait(struct verbs_channel *ch, int64_t *deadline, struct tern_error *err)
 {
 	int n = tx_check(ch, err);
+	bool stuck;
 
 	if (n)
 		return n;
-	n = vchan_sleep(ch, p->deadline, err);
+	stuck = room_stuck(ch);
+	n = vchan_sleep(ch, *deadline, err);
+	if (stuck && room_unstuck(ch))
+		vchan_unhold(ch);
 	if (n == -ETIMEDOUT)
-		return vchan_failed(ch, -ETIMEDOUT, err,
-				    "The peer %s took nothing on channel %u for %u ms (device %s, "
-				    "queue pair %u); check that it is alive and reachable",
-				    ch->conn->peer, ch->base.index,
-				    CHAN_IDLE_SLICES * ch->conn->env.peer_timeout_ms,
-				    ch->conn->device, ch->qp_num);
+		return tx_timed_out(ch, err);
 	if (n > 0)
-		p->deadline = patience(ch);
+		*deadline = vchan_patience(ch);
 	return n < 0 ? n : 0;
 }
 
@@ -120,7 +128,7 @@ static unsigned sq_room(const struct verbs_channel *ch)
 static void fill_wr(struct verbs_channel *ch, const struct pending *p, struct ibv_send_wr *wr,
 		    struct ibv_sge *sge, unsigned i)
 {
-	const struct extent *e = p->extent;
+	const struct extent *e = p->key->extent;
 
 	sge[i] = (struct ibv_sge){
 		.addr = (uintptr_t)ch->conn->mem[e->region].hva + p->offset,
@@ -132,12 +140,12 @@ static void fill_wr(struct verbs_channel *ch, const struct pending *p, struct ib
 		.sg_list = &sge[i],
 		.num_sge = 1,
 		.opcode = IBV_WR_RDMA_WRITE,
-		.wr.rdma = { .remote_addr = e->remote_va + (p->offset - e->offset),
-			     .rkey = e->rkey },
+		.wr.rdma = { .remote_addr = p->key->remote_va + (p->offset - e->offset),
+			     .rkey = p->key->rkey },
 	};
 	if (i)
 		wr[i - 1].next = &wr[i];
-	ch->sq[(ch->sq_head + i) % ch->sq_size] = (struct sq_entry){ p->extent, -1 };
+	ch->sq[(ch->sq_head + i) % ch->sq_size] = (struct sq_entry){ p->key, -1 };
 }
 
 /* Give a list of @nr work requests to the device. */
@@ -154,7 +162,7 @@ static int post_list(struct verbs_channel *ch, struct ibv_send_wr *wr, unsigned 
 		unsigned taken = bad ? (unsigned)(bad - wr) : 0;
 
 		for (unsigned i = taken; i < nr; i++)
-			keys_drop(ch->conn, ch->sq[(ch->sq_head + i) % ch->sq_size].extent);
+			keys_drop(ch->conn, ch->sq[(ch->sq_head + i) % ch->sq_size].key);
 		ch->sq_head += taken;
 		return vchan_failed(ch, rc, err,
 				    "Posting writes on channel %u to %s failed (device %s, queue "
@@ -180,7 +188,7 @@ static int post_ready(struct verbs_channel *ch, struct tern_error *err)
 	for (; i < ch->nr_pending && nr < room; i++) {
 		struct pending *p = &ch->pending[i];
 
-		if (atomic_load_explicit(&p->extent->state, memory_order_acquire) == EXTENT_READY) {
+		if (atomic_load_explicit(&p->key->state, memory_order_acquire) == KEY_READY) {
 			fill_wr(ch, p, wr, sge, nr++);
 			figure_add(&ch->fig.bytes, p->len);
 			figure_add(&ch->fig.writes, p->last);
@@ -198,8 +206,7 @@ static int post_ready(struct verbs_channel *ch, struct tern_error *err)
 	return rc ? rc : (int)nr;
 }
 
-/* Post and reap without waiting.  0 or -errno with *err. */
-static int tx_advance(struct verbs_channel *ch, struct tern_error *err)
+int vchan_advance(struct verbs_channel *ch, struct tern_error *err)
 {
 	int n;
 
@@ -238,20 +245,20 @@ static uint64_t pending_bytes(const struct verbs_channel *ch)
 /* Wait until at most @max entries and PENDING_BYTES are pending.  0 or -errno with *err. */
 static int tx_drain(struct verbs_channel *ch, unsigned max, struct tern_error *err)
 {
-	struct progress p = { .deadline = patience(ch) };
+	int64_t deadline = vchan_patience(ch);
 	int rc = tx_check(ch, err);
 
 	if (!rc)
-		rc = tx_advance(ch, err);
+		rc = vchan_advance(ch, err);
 	while (!rc && (ch->nr_pending > max || (max && pending_bytes(ch) > PENDING_BYTES))) {
 		unsigned before = ch->nr_pending;
 
 		figure_add(&ch->fig.stalls, 1);
-		rc = tx_wait(ch, &p, err);
+		rc = vchan_wait(ch, &deadline, err);
 		if (!rc)
-			rc = tx_advance(ch, err);
+			rc = vchan_advance(ch, err);
 		if (ch->nr_pending != before)
-			p.deadline = patience(ch);
+			deadline = vchan_patience(ch);
 	}
 	return rc;
 }
@@ -262,7 +269,7 @@ static int tx_add(struct verbs_channel *ch, const struct transport_range *r, str
 	uint64_t at = r->offset, left = r->len;
 
 	while (left) {
-		struct extent *e;
+		struct extent_key *key;
 		int64_t n;
 		int rc = 0;
 
@@ -270,21 +277,22 @@ static int tx_add(struct verbs_channel *ch, const struct transport_range *r, str
 			rc = tx_drain(ch, CHAN_PENDING_MAX / 2, err);
 		if (rc)
 			return rc;
-		n = keys_hold(ch->conn, r->region, at, left < ch->max_msg ? left : ch->max_msg, &e);
+		n = keys_hold(ch->conn, ch->base.index, r->region, at,
+			      left < ch->max_msg ? left : ch->max_msg, &key);
 		if (n < 0)
 			return vchan_failed(ch, (int)n, err,
 					    "Keeping the registrations of channel %u failed: %s",
 					    ch->base.index, error_name((int)n));
 		left -= (uint64_t)n;
-		ch->pending[ch->nr_pending++] = (struct pending){ e, at, (uint64_t)n, !left };
+		ch->pending[ch->nr_pending++] = (struct pending){ key, at, (uint64_t)n, !left };
 		at += (uint64_t)n;
 	}
 	return 0;
 }
 
-/* The ranges must be ours.  0 or -EINVAL with *err. */
-static int check_ranges(struct verbs_channel *ch, const struct transport_range *ranges, unsigned nr,
-			struct tern_error *err)
+/* vchan_check_ranges - the ranges must be ours.  0 or -EINVAL with *err. */
+int vchan_check_ranges(struct verbs_channel *ch, const struct transport_range *ranges, unsigned nr,
+		       struct tern_error *err)
 {
 	for (unsigned i = 0; i < nr; i++)
 		if (!vconn_range_ok(ch->conn, ranges[i].region, ranges[i].offset, ranges[i].len))
@@ -297,76 +305,11 @@ static int check_ranges(struct verbs_channel *ch, const struct transport_range *
 	return 0;
 }
 
-/* Let go of what the last prepare() held. */
-static void unhold(struct verbs_channel *ch)
-{
-	while (ch->nr_held)
-		keys_drop(ch->conn, ch->held[--ch->nr_held]);
-}
-
-/* Hold the extents of one range; they are made if there are none.  0 or -errno. */
-static int hold(struct verbs_channel *ch, const struct transport_range *r)
-{
-	uint64_t at = r->offset, end = at + r->len;
-
-	while (at < end) {
-		struct extent *e;
-		int64_t n;
-
-		if (ch->nr_held == ch->cap_held) {
-			unsigned cap = ch->cap_held ? 2 * ch->cap_held : 64;
-			struct extent **v = realloc(ch->held, cap * sizeof(*v));
-
-			if (!v)
-				return -ENOMEM;
-			ch->held = v;
-			ch->cap_held = cap;
-		}
-		n = keys_hold(ch->conn, r->region, at, end - at, &e);
-		if (n < 0)
-			return (int)n;
-		ch->held[ch->nr_held++] = e;
-		at += (uint64_t)n;
-	}
-	return 0;
-}
-
-/*
- * Everything named stays registered until the next prepare() or fence(): it could
- * not be registered again once the dirty log has protected it.
- */
-int vchan_prepare(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
-		  struct tern_error *err)
-{
-	struct verbs_channel *ch = to_channel(base);
-	struct progress p = { .deadline = patience(ch) };
-	int rc = check_ranges(ch, ranges, nr, err);
-
-	if (rc)
-		return rc;
-	unhold(ch);
-	for (unsigned i = 0; i < nr && !rc; i++)
-		rc = hold(ch, &ranges[i]);
-	if (rc)
-		return vchan_failed(ch, rc, err,
-				    "Keeping the registrations of channel %u failed: %s",
-				    ch->base.index, error_name(rc));
-	/* Completions of this channel may have to free some budget meanwhile. */
-	for (unsigned i = 0; i < ch->nr_held && !rc; i++) {
-		while (!rc && atomic_load(&ch->held[i]->state) == EXTENT_QUEUED) {
-			rc = tx_advance(ch, err);
-			if (!rc && atomic_load(&ch->held[i]->state) == EXTENT_QUEUED)
-				rc = tx_wait(ch, &p, err);
-		}
-	}
-	return rc;
-}
-
 int vchan_write(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
 		struct tern_error *err)
 {
 	struct verbs_channel *ch = to_channel(base);
-	int rc = check_ranges(ch, ranges, nr, err);
+	int rc = vchan_check_ranges(ch, ranges, nr, err);
 
 	if (!rc)
 		rc = tx_check(ch, err);
@@ -380,12 +323,12 @@ int vchan_write(struct transport_channel *base, const struct transport_range *ra
 /* Everything pending is posted and a frame can go.  0 or -errno with *err. */
 static int tx_frame_room(struct verbs_channel *ch, struct tern_error *err)
 {
-	struct progress p = { .deadline = patience(ch) };
+	int64_t deadline = vchan_patience(ch);
 	int rc = tx_drain(ch, 0, err);
 
 	while (!rc && (!ch->credits || !ch->nr_free || ch->sq_head - ch->sq_tail >= ch->sq_size)) {
 		figure_add(&ch->fig.stalls, 1);
-		rc = tx_wait(ch, &p, err);
+		rc = vchan_wait(ch, &deadline, err);
 	}
 	return rc;
 }
@@ -410,31 +353,29 @@ int vchan_notify(struct transport_channel *base, const void *msg, size_t len,
 int vchan_fence(struct transport_channel *base, struct tern_error *err)
 {
 	struct verbs_channel *ch = to_channel(base);
-	struct progress p;
+	int64_t deadline;
 	int rc = tx_frame_room(ch, err);
 
 	if (rc)
 		return rc;
 	rc = vchan_frame(ch, DATA_FENCE, NULL, 0, ++ch->fence_seq, err);
-	p.deadline = patience(ch);
+	deadline = vchan_patience(ch);
 	/* Its answer, and the completion of every write: the memory is free again. */
 	while (!rc && (ch->fence_acked != ch->fence_seq || ch->sq_tail != ch->sq_head))
-		rc = tx_wait(ch, &p, err);
-	unhold(ch);
+		rc = vchan_wait(ch, &deadline, err);
+	vchan_unhold(ch);
 	return rc;
 }
 
 /* vchan_end - say END and wait until the peer's device has it, at most until @deadline. */
 void vchan_end(struct verbs_channel *ch, int64_t deadline)
 {
-	struct progress p = { .deadline = deadline };
-
 	if (tx_drain(ch, 0, NULL) || !ch->credits || !ch->nr_free ||
 	    ch->sq_head - ch->sq_tail >= ch->sq_size)
 		return;
 	if (vchan_frame(ch, DATA_END, NULL, 0, 0, NULL))
 		return;
 	while (ch->sq_tail != ch->sq_head && verbs_remaining(deadline))
-		if (tx_wait(ch, &p, NULL))
+		if (vchan_wait(ch, &deadline, NULL))
 			return;
 }

@@ -226,6 +226,16 @@ static int cm_rejected(const struct cm_event *ev, const char *peer, struct tern_
 		return error_session(err, -EPROTO,
 				     "The peer %s refused a data channel: it expects %u channels",
 				     peer, r.value);
+	case REFUSAL_PIECE:
+		return error_session(err, -EPROTO,
+				     "The peer %s registers memory in pieces of %u bytes, this "
+				     "side of %u; use the same release on both sides",
+				     peer, r.value, (unsigned)PIECE_BYTES);
+	case REFUSAL_GREETING:
+		return error_session(err, -EPROTO,
+				     "The peer %s found impossible values in the greeting of this "
+				     "side; use the same release on both sides",
+				     peer);
 	case REFUSAL_TAKEN:
 		return error_session(err, -EBUSY, "The peer %s has that data channel already",
 				     peer);
@@ -311,6 +321,37 @@ int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struc
 	return rc;
 }
 
+/* The greeting of the peer that accepted ours.  0 or -EPROTO… with *err. */
+static int answer_check(const struct greeting *hello, const struct greeting *answer,
+			const char *peer, struct tern_error *err)
+{
+	char why[128];
+
+	if (answer->version != GREETING_VERSION)
+		return error_session(err, -EPROTONOSUPPORT,
+				     "The peer %s speaks version %u of the RDMA framing, this side "
+				     "version %u; use the same release on both sides",
+				     peer, answer->version, GREETING_VERSION);
+	if (greeting_check(answer, why, sizeof(why)))
+		return error_session(err, -EPROTO, "The greeting of the peer %s is impossible: %s",
+				     peer, why);
+	if (answer->kind != hello->kind)
+		return error_session(err, -EPROTO,
+				     "The peer %s answered a greeting of kind %u with kind %u",
+				     peer, hello->kind, answer->kind);
+	if (answer->piece_bytes != hello->piece_bytes)
+		return error_session(err, -EPROTO,
+				     "The peer %s registers memory in pieces of %u bytes, this "
+				     "side of %u; use the same release on both sides",
+				     peer, answer->piece_bytes, hello->piece_bytes);
+	if (answer->flags & ~hello->flags)
+		return error_session(err, -EPROTO,
+				     "The peer %s wants features 0x%x of the RDMA framing, this "
+				     "side offered 0x%x; use the same release on both sides",
+				     peer, answer->flags, hello->flags);
+	return 0;
+}
+
 int verbs_cm_request(struct rdma_cm_id *id, const struct greeting *hello, const char *peer,
 		     struct tern_error *err)
 {
@@ -338,18 +379,7 @@ int verbs_cm_answer(const struct cm_event *ev, const struct greeting *hello, con
 			"The peer %s accepted the RDMA connection without a greeting: it "
 			"is no tern destination",
 			peer);
-	if (answer->version != GREETING_VERSION)
-		return error_session(err, -EPROTONOSUPPORT,
-				     "The peer %s speaks version %u of the RDMA framing, this side "
-				     "version %u; use the same release on both sides",
-				     peer, answer->version, GREETING_VERSION);
-	if (answer->ring <= CTL_RESERVE || answer->ring > 4096 || answer->kind != hello->kind ||
-	    (hello->kind == GREETING_CONTROL && (!answer->msg_window || answer->msg_window > 4096)))
-		return error_session(err, -EPROTO,
-				     "The greeting of the peer %s has impossible values: kind %u, "
-				     "ring %u, msg_window %u",
-				     peer, answer->kind, answer->ring, answer->msg_window);
-	return 0;
+	return answer_check(hello, answer, peer, err);
 }
 
 int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,

@@ -43,10 +43,7 @@ int vconn_make(const struct transport *ops, const struct transport_env *env, boo
 	c->ctl.frames_tail = &c->ctl.frames;
 	c->ctl.inbox_tail = &c->ctl.inbox;
 	pthread_mutex_init(&c->keys.lock, NULL);
-	verbs_cond_init(&c->keys.work);
 	verbs_cond_init(&c->keys.done);
-	c->keys.queue_tail = &c->keys.queue;
-	c->keys.jobs_tail = &c->keys.jobs;
 	c->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	c->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (c->cancel_fd < 0 || c->kick_fd < 0) {
@@ -110,7 +107,7 @@ int vconn_start(struct verbs_conn *c, struct tern_error *err)
 /* vconn_destroy - free whatever there is; sends nothing. */
 void vconn_destroy(struct verbs_conn *c)
 {
-	keys_stop(c);
+	registrars_stop(c);
 	if (c->pumping) {
 		atomic_store(&c->pump_stop, true);
 		vconn_kick(c);
@@ -121,6 +118,7 @@ void vconn_destroy(struct verbs_conn *c)
 			vchan_free(c->channels[i]);
 	keys_fini(c);
 	grants_fini(c);
+	registrars_free(c);
 	control_close(c);
 	if (c->pd_data)
 		ibv_dealloc_pd(c->pd_data);
@@ -138,7 +136,6 @@ void vconn_destroy(struct verbs_conn *c)
 		vhub_put(c->hub);
 	free(c->mem);
 	pthread_cond_destroy(&c->keys.done);
-	pthread_cond_destroy(&c->keys.work);
 	pthread_mutex_destroy(&c->keys.lock);
 	pthread_cond_destroy(&c->ctl.cond);
 	pthread_mutex_destroy(&c->ctl.lock);
@@ -181,7 +178,8 @@ void vconn_wake_all(struct verbs_conn *c)
 	pthread_mutex_unlock(&c->ctl.lock);
 	pthread_mutex_lock(&c->keys.lock);
 	pthread_cond_broadcast(&c->keys.done);
-	pthread_cond_broadcast(&c->keys.work);
+	for (unsigned i = 0; i < c->keys.nr_registrars; i++)
+		pthread_cond_broadcast(&c->keys.registrars[i].work);
 	pthread_mutex_unlock(&c->keys.lock);
 	vconn_wake_channels(c);
 }
@@ -228,7 +226,7 @@ int vconn_expose(struct transport_conn *conn, const struct transport_memory *mem
 	c->mem = v;
 	c->nr_mem = nr;
 	rc = keys_init(c, err);
-	return rc ? rc : keys_start(c, err);
+	return rc ? rc : registrars_start(c, c->source ? keys_main : grants_main, err);
 }
 
 int vconn_open_channels(struct transport_conn *conn, unsigned nr,

@@ -72,10 +72,11 @@ static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_f
 		.kind = GREETING_CONTROL,
 		.ring = CTL_RING,
 		.msg_window = CTL_MSG_WINDOW,
+		.piece_bytes = PIECE_BYTES,
 		.lock_budget = c->env.lock_budget,
 	};
 	struct greeting answer;
-	struct rdma_cm_id *id;
+	struct rdma_cm_id *id = NULL;
 	char peer[VERBS_TEXT_MAX];
 	int rc = 0;
 

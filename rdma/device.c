@@ -10,11 +10,20 @@
 #include "error.h"
 #include "verbs.h"
 
-void verbs_memlock_hint(char *buf, size_t size)
+uint64_t verbs_memlock_limit(void)
 {
 	struct rlimit l;
 
 	if (getrlimit(RLIMIT_MEMLOCK, &l) || l.rlim_cur == RLIM_INFINITY)
+		return 0;
+	return l.rlim_cur ? l.rlim_cur : 1; /* 0 stands for unlimited */
+}
+
+void verbs_memlock_hint(char *buf, size_t size)
+{
+	uint64_t limit = verbs_memlock_limit();
+
+	if (!limit)
 		snprintf(buf, size,
 			 "the memlock limit is unlimited, so look at the memory cgroup and at "
 			 "free memory, or lower --lock-budget");
@@ -22,7 +31,7 @@ void verbs_memlock_hint(char *buf, size_t size)
 		snprintf(buf, size,
 			 "the memlock limit (ulimit -l) is %llu KiB; raise it (LimitMEMLOCK= in "
 			 "systemd, limits.conf), or lower --lock-budget",
-			 (unsigned long long)l.rlim_cur / 1024);
+			 (unsigned long long)limit / 1024);
 }
 
 /* The IP address that a RoCE GID stands for; false for those of no use here. */

@@ -1,12 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 
 /*
- * The destination's registrar: it registers what the source is about to write.
+ * What the destination grants: it registers what the source is about to write.
+ *
+ *	pump        frame arrives: every value is checked, in order of arrival;
+ *	            what is promised is counted; a job per range goes to
+ *	registrar   of the range's node: registers, answers; or deregisters
  *
  * Every value comes from the peer.  A range must lie in an exposed region, be no
  * longer than a piece and page-aligned; its number must be free; the sum must fit
  * the lock budget.  A request that breaks the rules ends the connection; one that
- * fails for want of memory is answered with the reason.
+ * fails for want of memory is answered with the reason and this side's limit.
+ *
+ * The source may count on a release before what it asks for next, so a registrar that
+ * finds the budget full waits for releases that arrived earlier and are still in other
+ * registrars' queues.  Jobs wait for earlier ones only: there is always one that goes on.
+ *
+ * A source may ask as soon as its channels are connected, which may be before the
+ * engine has exposed memory here: such frames wait for that.
  *
  * Nothing is registered any more once the memory was taken back: the guest runs.
  */
@@ -20,188 +31,413 @@
 
 #define PAGE 4096ull
 
-/* The peer asked for what it may not.  -EPROTO. */
-static int bad_request(struct verbs_conn *c, const struct key_wanted *w, const char *what)
-{
-	struct tern_error why = { 0 };
+/* Keys to be answered in one frame. */
+struct answers {
+	struct key_granted v[KEYS_BATCH];
+	unsigned nr;
+};
 
-	error_session(&why, -EPROTO,
-		      "The peer %s asked for the key of region %u offset %llu length %llu (number "
-		      "%u): %s",
-		      c->peer, w->region, (unsigned long long)w->offset, (unsigned long long)w->len,
-		      w->id, what);
-	vconn_fail(c, &why);
-	return -EPROTO;
+/* The peer asked for what it may not.  -EPROTO. */
+static int bad_request(const struct verbs_conn *c, const struct key_wanted *w, const char *what,
+		       struct tern_error *err)
+{
+	return error_session(
+		err, -EPROTO,
+		"The peer %s asked for the key of region %u offset %llu length %llu (number "
+		"%u): %s",
+		c->peer, w->region, (unsigned long long)w->offset, (unsigned long long)w->len,
+		w->id, what);
 }
 
 /* Room in granted[] for number @id.  0 or -ENOMEM. */
 static int grow(struct keys *k, uint32_t id)
 {
 	uint32_t nr = k->nr_granted ? k->nr_granted : 1024;
-	struct ibv_mr **v;
+	struct grant **v;
 
 	if (id < k->nr_granted)
 		return 0;
 	while (nr <= id)
 		nr *= 2;
-	v = realloc(k->granted, nr * sizeof(struct ibv_mr *));
+	v = realloc(k->granted, nr * sizeof(struct grant *));
 	if (!v)
 		return -ENOMEM;
-	memset(v + k->nr_granted, 0, (nr - k->nr_granted) * sizeof(struct ibv_mr *));
+	memset(v + k->nr_granted, 0, (nr - k->nr_granted) * sizeof(struct grant *));
 	k->granted = v;
 	k->nr_granted = nr;
 	return 0;
 }
 
-/* Is the request one that may be granted?  0 or -errno. */
-static int check(struct verbs_conn *c, const struct key_wanted *w)
+/* Is the request one that may be granted?  0 or -errno with *err.  keys.lock is held. */
+static int check(const struct verbs_conn *c, const struct key_wanted *w, struct tern_error *err)
 {
-	struct keys *k = &c->keys;
+	const struct keys *k = &c->keys;
 
 	if (!vconn_range_ok(c, w->region, w->offset, w->len))
-		return bad_request(c, w, "it is outside what was exposed");
+		return bad_request(c, w, "it is outside what was exposed", err);
 	if (w->len > PIECE_BYTES || w->offset % PAGE ||
 	    (w->len % PAGE && w->offset + w->len != c->mem[w->region].size))
-		return bad_request(c, w, "it is no run of whole pages of at most 2 MiB");
+		return bad_request(c, w, "it is no run of whole pages of at most 2 MiB", err);
+	if (w->channel != KEYS_ANY_CHANNEL && w->channel >= TRANSPORT_CHANNELS_MAX)
+		return bad_request(c, w, "its channel is out of range", err);
 	if (w->id >= KEYS_EXTENTS_MAX || (w->id < k->nr_granted && k->granted[w->id]))
-		return bad_request(c, w, "the number is out of range or in use");
-	if (w->len > k->budget || k->locked > k->budget - w->len)
-		return bad_request(c, w, "it would exceed the lock budget");
+		return bad_request(c, w, "the number is out of range or in use", err);
+	if (w->len > k->budget || k->there > k->budget - w->len)
+		return bad_request(c, w, "it would exceed the lock budget", err);
 	return 0;
 }
 
-/* Register one range and fill in the answer.  0, or -errno: the connection has ended. */
-static int grant(struct verbs_conn *c, const struct key_wanted *w, struct key_granted *g)
+/* Leave @grant to its registrar.  keys.lock is held.  0 or -errno with *err. */
+static int queue_job(struct verbs_conn *c, struct grant *g, bool release, uint32_t channel,
+		     struct tern_error *err)
+{
+	struct registrar *r = c->keys.of_region[g->region];
+	struct grant_job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return error_session(err, -ENOMEM, "No memory for a request of keys from %s",
+				     c->peer);
+	job->grant = g;
+	job->release = release;
+	job->channel = channel;
+	job->seq = c->keys.next_seq++;
+	job->frame = c->keys.next_frame;
+	*r->jobs_tail = job;
+	r->jobs_tail = &job->next;
+	c->keys.nr_jobs++;
+	pthread_cond_signal(&r->work);
+	return 0;
+}
+
+/* One wanted range.  0 or -errno with *err.  keys.lock is held. */
+static int take_wanted(struct verbs_conn *c, const struct key_wanted *w, struct tern_error *err)
 {
 	struct keys *k = &c->keys;
-	struct ibv_mr *mr;
-	int rc = check(c, w);
+	struct grant *g;
+	int rc = check(c, w, err);
 
-	memset(g, 0, sizeof(*g));
-	g->id = w->id;
 	if (rc)
 		return rc;
-	if (grow(k, w->id)) {
-		g->status = -ENOMEM;
-		return 0;
-	}
-	mr = keys_register(c, w->region, w->offset, w->len,
-			   IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
-	if (!mr) {
-		g->status = errno ? -errno : -ENOMEM;
-		return 0;
-	}
-	k->granted[w->id] = mr;
-	k->locked += w->len;
-	if (k->locked > atomic_load_explicit(&k->reg_peak, memory_order_relaxed))
-		atomic_store_explicit(&k->reg_peak, k->locked, memory_order_relaxed);
-	g->remote_va = (uintptr_t)c->mem[w->region].hva + w->offset;
-	g->rkey = mr->rkey;
+	g = grow(k, w->id) ? NULL : calloc(1, sizeof(*g));
+	if (!g)
+		return error_session(err, -ENOMEM, "No memory for a request of keys from %s",
+				     c->peer);
+	g->id = w->id;
+	g->region = w->region;
+	g->offset = w->offset;
+	g->len = w->len;
+	g->unanswered = 1;
+	k->granted[w->id] = g;
+	k->there += w->len;
+	return queue_job(c, g, false, w->channel, err);
+}
+
+/* One released number.  0 or -errno with *err.  keys.lock is held. */
+static int take_release(struct verbs_conn *c, uint32_t id, struct tern_error *err)
+{
+	struct keys *k = &c->keys;
+	struct grant *g = id < k->nr_granted ? k->granted[id] : NULL;
+	int rc;
+
+	if (!g || g->unanswered)
+		return error_session(err, -EPROTO,
+				     "The peer %s released the key with number %u, which it does "
+				     "not have",
+				     c->peer, id);
+	rc = queue_job(c, g, true, 0, err);
+	if (rc)
+		return rc;
+	k->granted[id] = NULL;
+	k->there -= g->len;
 	return 0;
 }
 
-/* A request: register, answer.  */
-static void serve_wanted(struct verbs_conn *c, const struct grant_job *job)
+/* The ranges or numbers of a frame.  0 or -errno with *err.  keys.lock is held. */
+static int take_frame(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len,
+		      struct tern_error *err)
+{
+	struct key_wanted want[KEYS_BATCH];
+	uint32_t ids[KEYS_BATCH];
+	int rc = 0, nr;
+
+	if (c->keys.nr_jobs >= KEYS_JOBS_MAX)
+		return error_session(err, -EPROTO,
+				     "The peer %s asks for keys without waiting for answers",
+				     c->peer);
+	nr = type == CTL_KEYS_WANTED ? keys_wanted_get(payload, len, want)
+				     : keys_release_get(payload, len, ids);
+	if (nr < 0)
+		return error_session(err, -EPROTO,
+				     "The peer %s sent a frame of type %u and %zu bytes, whose "
+				     "count of keys does not fit its length",
+				     c->peer, type, len);
+	c->keys.next_frame++;
+	for (int i = 0; i < nr && !rc; i++)
+		rc = type == CTL_KEYS_WANTED ? take_wanted(c, &want[i], err)
+					     : take_release(c, ids[i], err);
+	return rc;
+}
+
+/* Keep a frame until memory is exposed.  0 or -errno with *err.  keys.lock is held. */
+static int keep_frame(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len,
+		      struct tern_error *err)
+{
+	struct early_frame **at = &c->keys.early, *f;
+	unsigned nr = 0;
+
+	for (; *at; at = &(*at)->next)
+		nr++;
+	f = nr < KEYS_EARLY_MAX ? malloc(sizeof(*f) + len) : NULL;
+	if (!f)
+		return error_session(err, nr < KEYS_EARLY_MAX ? -ENOMEM : -EPROTO,
+				     "The peer %s asked for too many keys before memory was "
+				     "exposed: %u frames",
+				     c->peer, nr);
+	f->next = NULL;
+	f->type = type;
+	f->len = len;
+	memcpy(f->payload, payload, len);
+	*at = f;
+	return 0;
+}
+
+/* grants_take - a key frame arrived.  Pump. */
+void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len)
+{
+	struct tern_error why = { 0 };
+	int rc;
+
+	pthread_mutex_lock(&c->keys.lock);
+	rc = c->keys.nr_registrars ? take_frame(c, type, payload, len, &why)
+				   : keep_frame(c, type, payload, len, &why);
+	pthread_mutex_unlock(&c->keys.lock);
+	if (rc)
+		vconn_fail(c, &why);
+}
+
+/* grants_exposed - there are registrars: hand them what came before.  keys.lock is held. */
+int grants_exposed(struct verbs_conn *c, struct tern_error *err)
+{
+	int rc = 0;
+
+	while (c->keys.early) {
+		struct early_frame *f = c->keys.early;
+
+		c->keys.early = f->next;
+		if (!rc)
+			rc = take_frame(c, f->type, f->payload, f->len, err);
+		free(f);
+	}
+	return rc;
+}
+
+/*
+ * What is not done of what arrived before @seq: is there a release, and how many bytes
+ * are going to be registered (*wanted, unless NULL)?  keys.lock is held.
+ */
+static bool earlier_release(const struct keys *k, uint64_t seq, uint64_t *wanted)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < k->nr_registrars; i++) {
+		const struct grant_job *job = k->registrars[i].jobs;
+
+		for (; job && job->seq < seq; job = job->next) {
+			any |= job->release;
+			if (wanted && !job->release && !job->counted)
+				*wanted += job->grant->len;
+		}
+	}
+	return any;
+}
+
+/*
+ * Does @job's range fit, with all that came before it?  If it does not, something that
+ * came before it is going to be released.  keys.lock is held.
+ */
+static bool fits(const struct keys *k, const struct grant_job *job)
+{
+	uint64_t wanted = job->grant->len;
+	bool released = earlier_release(k, job->seq, &wanted);
+
+	return !released || (k->here <= k->budget && wanted <= k->budget - k->here);
+}
+
+/*
+ * Count the bytes of @job's range as registered, once there is room.
+ *
+ * False: it will never be needed.  keys.lock is held, and dropped while waiting.
+ */
+static bool count_here(struct registrar *r, struct grant_job *job)
+{
+	struct keys *k = &r->conn->keys;
+
+	while (!k->stop && !fits(k, job))
+		pthread_cond_wait(&r->work, &k->lock);
+	if (k->stop || atomic_load(&r->conn->revoked))
+		return false;
+	job->counted = true;
+	k->here += job->grant->len;
+	registrar_peak_locked(k);
+	return true;
+}
+
+/* Wait for a release that came before @seq.  False: there is none.  keys.lock is held. */
+static bool await_release(struct registrar *r, uint64_t seq)
+{
+	struct keys *k = &r->conn->keys;
+	uint64_t before = k->here;
+	bool any = false;
+
+	while (!k->stop && k->here >= before && earlier_release(k, seq, NULL)) {
+		any = true;
+		pthread_cond_wait(&r->work, &k->lock);
+	}
+	return any && !k->stop;
+}
+
+/* Register @g.  0 or -errno; counted in any case. */
+static int register_grant(struct registrar *r, const struct grant_job *job)
+{
+	struct verbs_conn *c = r->conn;
+	struct grant *g = job->grant;
+	bool again = true;
+	int rc = 0;
+
+	while (!g->mr && again) {
+		g->mr = registrar_register(c, g->region, g->offset, g->len,
+					   IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+		rc = g->mr ? 0 : -errno;
+		if (rc != -ENOMEM)
+			break;
+		pthread_mutex_lock(&c->keys.lock);
+		again = await_release(r, job->seq);
+		pthread_mutex_unlock(&c->keys.lock);
+	}
+	return rc;
+}
+
+/* Send what is in @a. */
+static void answers_send(struct verbs_conn *c, struct answers *a)
 {
 	uint8_t buf[KEYS_HEAD_LEN + KEYS_BATCH * KEYS_LEN];
-	struct key_wanted want[KEYS_BATCH];
-	struct key_granted v[KEYS_BATCH];
-	int nr = keys_wanted_get(job->payload, job->len, want);
+	struct tern_error why = { 0 };
+	int rc = 0;
 
-	if (nr < 0) {
-		(void)bad_request(c, &(struct key_wanted){ .len = job->len },
-				  "the length of the frame does not fit");
+	if (a->nr)
+		rc = control_queue(c, CTL_KEYS, buf, (uint32_t)keys_put(buf, a->v, a->nr));
+	a->nr = 0;
+	if (!rc)
 		return;
-	}
-	for (int i = 0; i < nr; i++) {
-		if (atomic_load(&c->revoked) || grant(c, &want[i], &v[i]))
-			return;
-	}
-	(void)control_queue(c, CTL_KEYS, buf, (uint32_t)keys_put(buf, v, (unsigned)nr));
+	error_session(&why, rc, "No memory for an answer to the keys that %s asked for", c->peer);
+	vconn_fail(c, &why);
 }
 
-/* The source lets go. */
-static void serve_release(struct verbs_conn *c, const struct grant_job *job)
+/* Answer @job with @status.  A range that was refused is forgotten. */
+static void answer(struct verbs_conn *c, const struct grant_job *job, int status, struct answers *a)
 {
+	struct grant *g = job->grant;
 	struct keys *k = &c->keys;
-	uint32_t ids[KEYS_BATCH];
-	int nr = keys_release_get(job->payload, job->len, ids);
 
-	for (int i = 0; i < nr; i++) {
-		if (ids[i] >= k->nr_granted || !k->granted[ids[i]]) {
-			nr = -1;
-			break;
-		}
-		k->locked -= k->granted[ids[i]]->length;
-		ibv_dereg_mr(k->granted[ids[i]]);
-		k->granted[ids[i]] = NULL;
+	a->v[a->nr++] = (struct key_granted){
+		.id = g->id,
+		.status = status,
+		.remote_va = (uintptr_t)c->mem[g->region].hva + g->offset,
+		.limit = verbs_memlock_limit(),
+		.rkey = status ? 0 : g->mr->rkey,
+		.channel = job->channel,
+	};
+	pthread_mutex_lock(&k->lock);
+	g->unanswered--;
+	if (status) {
+		k->granted[g->id] = NULL;
+		k->there -= g->len;
+		k->here -= g->len;
+		free(g);
 	}
-	if (nr < 0)
-		(void)bad_request(c, &(struct key_wanted){ .len = job->len },
-				  "it released what it does not have");
+	pthread_mutex_unlock(&k->lock);
 }
 
-void *grants_main(void *conn)
+/* A request: register, and answer.  keys.lock is held, and dropped meanwhile. */
+static void serve_wanted(struct registrar *r, struct grant_job *job, struct answers *a)
 {
-	struct verbs_conn *c = conn;
-	struct keys *k = &c->keys;
+	struct keys *k = &r->conn->keys;
+	bool wanted = count_here(r, job);
+
+	pthread_mutex_unlock(&k->lock);
+	if (wanted)
+		answer(r->conn, job, register_grant(r, job), a);
+	pthread_mutex_lock(&k->lock);
+}
+
+/* Deregister what the source let go of.  keys.lock is held, and dropped meanwhile. */
+static void serve_release(struct registrar *r, const struct grant_job *job)
+{
+	struct keys *k = &r->conn->keys;
+	struct grant *g = job->grant;
+
+	pthread_mutex_unlock(&k->lock);
+	ibv_dereg_mr(g->mr);
+	pthread_mutex_lock(&k->lock);
+	k->here -= g->len;
+	free(g);
+}
+
+/* Handle @r's first job, and take it off the queue.  keys.lock is held. */
+static void serve(struct registrar *r, struct answers *a)
+{
+	struct keys *k = &r->conn->keys;
+	struct grant_job *job = r->jobs;
+	bool send;
+
+	if (job->release)
+		serve_release(r, job);
+	else
+		serve_wanted(r, job, a);
+	r->jobs = job->next;
+	if (!r->jobs)
+		r->jobs_tail = &r->jobs;
+	k->nr_jobs--;
+	if (job->release) /* others may wait for it */
+		for (unsigned i = 0; i < k->nr_registrars; i++)
+			pthread_cond_signal(&k->registrars[i].work);
+	send = !r->jobs || r->jobs->release || r->jobs->frame != job->frame || a->nr == KEYS_BATCH;
+	free(job);
+	if (!send || !a->nr)
+		return;
+	pthread_mutex_unlock(&k->lock);
+	answers_send(r->conn, a);
+	pthread_mutex_lock(&k->lock);
+}
+
+/* A registrar's thread at the destination. */
+void *grants_main(void *registrar)
+{
+	struct registrar *r = registrar;
+	struct keys *k = &r->conn->keys;
+	struct answers a = { .nr = 0 };
 
 	pthread_setname_np(pthread_self(), "tern-rdma-reg");
+	verbs_thread_on_node(r->conn, r->node);
 	pthread_mutex_lock(&k->lock);
 	while (!k->stop) {
-		struct grant_job *job = k->jobs;
-
-		if (!job) {
-			pthread_cond_wait(&k->work, &k->lock);
-			continue;
-		}
-		k->jobs = job->next;
-		k->nr_jobs--;
-		if (!k->jobs)
-			k->jobs_tail = &k->jobs;
-		pthread_mutex_unlock(&k->lock);
-		if (job->type == CTL_KEYS_WANTED)
-			serve_wanted(c, job);
+		if (r->jobs)
+			serve(r, &a);
 		else
-			serve_release(c, job);
-		free(job);
-		pthread_mutex_lock(&k->lock);
+			pthread_cond_wait(&r->work, &k->lock);
 	}
 	pthread_mutex_unlock(&k->lock);
 	return NULL;
 }
 
-/* grants_take - a key frame arrived: leave it to the registrar.  Pump. */
-void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len)
+/* Deregister @g and free it. */
+static void grant_free(struct grant *g)
 {
-	struct keys *k = &c->keys;
-	struct grant_job *job = malloc(sizeof(*job) + len);
-	bool full;
-
-	pthread_mutex_lock(&k->lock);
-	full = k->nr_jobs >= KEYS_JOBS_MAX;
-	pthread_mutex_unlock(&k->lock);
-	if (!job || full) {
-		struct tern_error why = { 0 };
-
-		error_session(&why, full ? -EPROTO : -ENOMEM,
-			      full ? "The peer %s asks for keys without waiting for answers"
-				   : "No memory for a request of keys from %s",
-			      c->peer);
-		vconn_fail(c, &why);
-		free(job);
+	if (!g)
 		return;
-	}
-	job->next = NULL;
-	job->type = type;
-	job->len = (uint32_t)len;
-	memcpy(job->payload, payload, len);
-	pthread_mutex_lock(&k->lock);
-	*k->jobs_tail = job;
-	k->jobs_tail = &job->next;
-	k->nr_jobs++;
-	pthread_cond_signal(&k->work);
-	pthread_mutex_unlock(&k->lock);
+	if (g->mr)
+		ibv_dereg_mr(g->mr);
+	free(g);
 }
 
 /* grants_fini - deregister everything the peer could write. */
@@ -210,13 +446,16 @@ void grants_fini(struct verbs_conn *c)
 	struct keys *k = &c->keys;
 
 	for (uint32_t i = 0; i < k->nr_granted; i++)
-		if (k->granted[i])
-			ibv_dereg_mr(k->granted[i]);
+		grant_free(k->granted[i]);
 	free(k->granted);
-	while (k->jobs) {
-		struct grant_job *job = k->jobs;
+	while (k->early) {
+		struct early_frame *f = k->early;
 
-		k->jobs = job->next;
-		free(job);
+		k->early = f->next;
+		free(f);
 	}
+	for (unsigned i = 0; i < k->nr_registrars; i++)
+		for (struct grant_job *job = k->registrars[i].jobs; job; job = job->next)
+			if (job->release)
+				grant_free(job->grant);
 }

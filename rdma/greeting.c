@@ -3,6 +3,8 @@
 /* Encoding and decoding of greeting.h, field by field. */
 
 #include <endian.h>
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include "greeting.h"
 
@@ -61,7 +63,9 @@ void greeting_put(uint8_t buf[GREETING_LEN], const struct greeting *g)
 	memcpy(buf + 16, g->session_id, TRANSPORT_SESSION_ID_LEN);
 	put16(buf + 32, g->ring);
 	put16(buf + 34, g->msg_window);
+	put32(buf + 36, g->piece_bytes);
 	put64(buf + 40, g->lock_budget);
+	put32(buf + 48, g->flags);
 }
 
 bool greeting_get(const void *p, size_t len, struct greeting *g)
@@ -77,8 +81,37 @@ bool greeting_get(const void *p, size_t len, struct greeting *g)
 	memcpy(g->session_id, buf + 16, TRANSPORT_SESSION_ID_LEN);
 	g->ring = get16(buf + 32);
 	g->msg_window = get16(buf + 34);
+	g->piece_bytes = get32(buf + 36);
 	g->lock_budget = get64(buf + 40);
+	g->flags = get32(buf + 48);
 	return true;
+}
+
+/* @name is @value, which has to be in @min … @max. */
+static int range_check(const char *name, uint32_t value, uint32_t min, uint32_t max, char *why,
+		       size_t size)
+{
+	if (value >= min && value <= max)
+		return 0;
+	snprintf(why, size, "%s is %u, possible is %u to %u", name, value, min, max);
+	return -EPROTO;
+}
+
+int greeting_check(const struct greeting *g, char *why, size_t size)
+{
+	int rc = range_check("kind", g->kind, GREETING_CONTROL, GREETING_DATA, why, size);
+
+	if (!rc)
+		rc = range_check("ring", g->ring, GREETING_RING_MIN + 1, GREETING_RING_MAX, why,
+				 size);
+	if (!rc && g->kind == GREETING_CONTROL)
+		return range_check("message window", g->msg_window, 1, GREETING_RING_MAX, why,
+				   size);
+	if (!rc)
+		rc = range_check("channel count", g->count, 1, TRANSPORT_CHANNELS_MAX, why, size);
+	if (!rc)
+		rc = range_check("channel", g->index, 0, g->count - 1u, why, size);
+	return rc;
 }
 
 void refusal_put(uint8_t buf[REFUSAL_LEN], const struct refusal *r)
@@ -87,7 +120,7 @@ void refusal_put(uint8_t buf[REFUSAL_LEN], const struct refusal *r)
 	memcpy(buf, magic, sizeof(magic));
 	put16(buf + 8, r->version);
 	put16(buf + 10, r->code);
-	put16(buf + 12, r->value);
+	put32(buf + 12, r->value);
 }
 
 bool refusal_get(const void *p, size_t len, struct refusal *r)
@@ -98,7 +131,7 @@ bool refusal_get(const void *p, size_t len, struct refusal *r)
 		return false;
 	r->version = get16(buf + 8);
 	r->code = get16(buf + 10);
-	r->value = get16(buf + 12);
+	r->value = get32(buf + 12);
 	return true;
 }
 
@@ -162,6 +195,8 @@ size_t keys_wanted_put(uint8_t *buf, const struct key_wanted *v, unsigned nr)
 		put32(p + 4, v[i].region);
 		put64(p + 8, v[i].offset);
 		put64(p + 16, v[i].len);
+		put32(p + 24, v[i].channel);
+		put32(p + 28, 0);
 	}
 	return (size_t)(p - buf);
 }
@@ -177,6 +212,7 @@ int keys_wanted_get(const uint8_t *buf, size_t len, struct key_wanted *v)
 			.region = get32(p + 4),
 			.offset = get64(p + 8),
 			.len = get64(p + 16),
+			.channel = get32(p + 24),
 		};
 	return nr;
 }
@@ -189,8 +225,9 @@ size_t keys_put(uint8_t *buf, const struct key_granted *v, unsigned nr)
 	for (unsigned i = 0; i < nr; i++, p += KEYS_LEN) {
 		put32(p, v[i].id);
 		put32(p + 4, (uint32_t)v[i].status);
-		put64(p + 8, v[i].remote_va);
-		put64(p + 16, v[i].rkey);
+		put64(p + 8, v[i].status ? v[i].limit : v[i].remote_va);
+		put32(p + 16, v[i].rkey);
+		put32(p + 20, v[i].channel);
 	}
 	return (size_t)(p - buf);
 }
@@ -205,7 +242,9 @@ int keys_get(const uint8_t *buf, size_t len, struct key_granted *v)
 			.id = get32(p),
 			.status = (int32_t)get32(p + 4),
 			.remote_va = get64(p + 8),
+			.limit = get64(p + 8),
 			.rkey = get32(p + 16),
+			.channel = get32(p + 20),
 		};
 	return nr;
 }

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 
 /*
- * The source's registrar.
+ * The source's registrars.
  *
- *	keys_hold()   extent QUEUED ──┐
+ *	keys_hold()   key QUEUED ─────┐
  *	                              ▼ registrar, up to KEYS_BATCH at a time:
- *	               evict idle extents while the budget is short
+ *	               make room (keys_room.c)
  *	               register here ─► PINNED ─► KEYS_WANTED ──► destination
  *	pump:          KEYS ◄──────────────────────────────────── registers
- *	               extent READY, channels woken
+ *	               key READY, channels woken
  *
- * The extent goes away in this order: deregistered here, KEYS_RELEASE queued,
- * number free.  The control queue is in order, so the destination has let go of
- * a number, and of its bytes, before it is asked to use them again.
+ * ENOMEM, here or there, puts the key back into the queue until something was freed; it
+ * ends the connection only when nothing can be.
+ *
+ * An extent goes away in this order: deregistered here, KEYS_RELEASE queued, number
+ * free.  The control queue is in order, so the destination knows that a number, and its
+ * bytes, are free before it is asked to use them again.
  */
 
 #define _GNU_SOURCE
@@ -29,7 +32,7 @@ int keys_init(struct verbs_conn *c, struct tern_error *err)
 	struct keys *k = &c->keys;
 
 	k->budget = c->env.lock_budget ? c->env.lock_budget : UINT64_MAX;
-	if (c->source && c->peer_budget && c->peer_budget < k->budget)
+	if (c->peer_budget && c->peer_budget < k->budget)
 		k->budget = c->peer_budget;
 	if (k->budget < 2 * PIECE_BYTES)
 		return error_session(
@@ -37,6 +40,7 @@ int keys_init(struct verbs_conn *c, struct tern_error *err)
 			"The lock budget of %llu bytes is too small for RDMA; at least "
 			"%llu are needed",
 			(unsigned long long)k->budget, 2 * PIECE_BYTES);
+	k->here_max = k->there_max = k->budget;
 	if (!c->source)
 		return 0;
 	k->pieces = calloc(c->nr_mem ? c->nr_mem : 1, sizeof(*k->pieces));
@@ -60,9 +64,11 @@ void keys_fini(struct verbs_conn *c)
 	for (uint32_t i = 0; i < k->nr_ids; i++) {
 		struct extent *e = k->by_id[i];
 
-		if (e && e->mr)
+		if (!e)
+			continue;
+		if (e->mr)
 			ibv_dereg_mr(e->mr);
-		free(e);
+		keys_free_extent(e);
 	}
 	for (unsigned i = 0; k->pieces && i < c->nr_mem; i++)
 		free(k->pieces[i]);
@@ -71,83 +77,26 @@ void keys_fini(struct verbs_conn *c)
 	free(k->free_ids);
 }
 
-/* Register a range of exposed memory; NULL with errno.  Counts time and bytes. */
-struct ibv_mr *keys_register(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len,
-			     int access)
+/* Registering @len bytes failed for good.  -errno. */
+static int register_failed(struct verbs_conn *c, int code, uint64_t len, struct tern_error *err)
 {
-	struct keys *k = &c->keys;
-	uint64_t begin = verbs_now_ns();
-	struct ibv_mr *mr =
-		ibv_reg_mr(c->pd_data, (uint8_t *)c->mem[region].hva + offset, len, access);
-	uint64_t ns = verbs_now_ns() - begin;
-
-	atomic_fetch_add_explicit(&k->reg_ns, ns, memory_order_relaxed);
-	if (mr)
-		atomic_fetch_add_explicit(&k->reg_bytes, len, memory_order_relaxed);
-	return mr;
-}
-
-/* keys_register_failed - the sentence. */
-void keys_register_failed(struct verbs_conn *c, int code, uint64_t len, struct tern_error *err)
-{
-	uint64_t have = atomic_load_explicit(&c->keys.reg_peak, memory_order_relaxed);
+	uint64_t here;
 	char hint[240];
 
-	verbs_memlock_hint(hint, sizeof(hint));
-	error_session(err, code,
-		      "Registering %llu KiB of guest memory with device %s failed: %s; about %llu "
-		      "MiB are registered%s%s",
-		      (unsigned long long)len >> 10, c->device, error_name(code),
-		      (unsigned long long)have >> 20, code == -ENOMEM ? "; " : "",
-		      code == -ENOMEM ? hint : "");
-}
-
-/* Let go of extent @e on both sides.  keys.lock is held, and dropped meanwhile. */
-static int release(struct verbs_conn *c, struct extent *e)
-{
-	uint8_t buf[KEYS_HEAD_LEN + KEYS_RELEASE_LEN];
-	int rc;
-
-	pthread_mutex_unlock(&c->keys.lock);
-	if (e->mr)
-		ibv_dereg_mr(e->mr);
-	rc = control_queue(c, CTL_KEYS_RELEASE, buf, (uint32_t)keys_release_put(buf, &e->id, 1));
 	pthread_mutex_lock(&c->keys.lock);
-	keys_forget_locked(&c->keys, e);
-	return rc;
-}
-
-/*
- * Take extents off the queue as far as the budget goes.  keys.lock is held.
- *
- * Returns how many; 0 only if the budget is used up by extents that are not idle.
- */
-static unsigned take_queue(struct verbs_conn *c, struct extent **v)
-{
-	struct keys *k = &c->keys;
-	unsigned nr = 0;
-
-	while (k->queue && nr < KEYS_BATCH) {
-		struct extent *e = k->queue, *old;
-
-		if (k->locked + e->len > k->budget) {
-			old = keys_evict_locked(k);
-			if (!old || release(c, old))
-				break;
-			continue;
-		}
-		k->locked += e->len;
-		if (k->locked > atomic_load_explicit(&k->reg_peak, memory_order_relaxed))
-			atomic_store_explicit(&k->reg_peak, k->locked, memory_order_relaxed);
-		k->queue = e->queue_next;
-		if (!k->queue)
-			k->queue_tail = &k->queue;
-		v[nr++] = e;
-		/* The first ones should be on their way soon. */
-		if (nr >= 4 && k->locked < 64 * PIECE_BYTES)
-			break;
-	}
-	return nr;
+	here = c->keys.here;
+	pthread_mutex_unlock(&c->keys.lock);
+	verbs_memlock_hint(hint, sizeof(hint));
+	if (code != -ENOMEM)
+		return error_session(err, code,
+				     "Registering %llu KiB of guest memory with device %s failed: "
+				     "%s",
+				     (unsigned long long)len >> 10, c->device, error_name(code));
+	return error_session(err, code,
+			     "Registering %llu KiB of guest memory with device %s failed: %s, "
+			     "with %llu KiB registered and none of it free to release; %s",
+			     (unsigned long long)len >> 10, c->device, error_name(code),
+			     (unsigned long long)here >> 10, hint);
 }
 
 /*
@@ -172,137 +121,162 @@ static void touch(struct verbs_conn *c, const struct extent *e)
 	}
 }
 
-/* Register @e here; make room if the kernel says that there is none.  0 or -errno. */
+/* Register @e here.  0 or -errno. */
 static int pin(struct verbs_conn *c, struct extent *e)
 {
-	struct keys *k = &c->keys;
-	struct extent *old;
+	int rc = 0;
 
-	for (unsigned touched = 0;;) {
-		int rc;
-
-		e->mr = keys_register(c, e->region, e->offset, e->len, 0);
-		if (e->mr)
-			return 0;
-		rc = errno ? -errno : -ENOMEM;
-		if (rc == -EFAULT && touched++ < TOUCHES_MAX) {
+	for (unsigned touched = 0; !e->mr; touched++) {
+		e->mr = registrar_register(c, e->region, e->offset, e->len, 0);
+		rc = e->mr ? 0 : -errno;
+		if (rc && (rc != -EFAULT || touched == TOUCHES_MAX))
+			return rc;
+		if (rc)
 			touch(c, e);
-			continue;
-		}
-		if (rc != -ENOMEM)
-			return rc;
-		pthread_mutex_lock(&k->lock);
-		old = keys_evict_locked(k);
-		if (old)
-			(void)release(c, old);
-		pthread_mutex_unlock(&k->lock);
-		if (!old)
-			return rc;
 	}
-}
-
-/* Register a batch here and ask for its keys.  0 or -errno with *err. */
-static int request(struct verbs_conn *c, struct extent **v, unsigned nr, struct tern_error *err)
-{
-	uint8_t buf[KEYS_HEAD_LEN + KEYS_BATCH * KEYS_WANTED_LEN];
-	struct key_wanted want[KEYS_BATCH];
-	int rc;
-
-	for (unsigned i = 0; i < nr; i++) {
-		rc = pin(c, v[i]);
-		if (rc) {
-			keys_register_failed(c, rc, v[i]->len, err);
-			return rc;
-		}
-		want[i] = (struct key_wanted){
-			.id = v[i]->id,
-			.region = v[i]->region,
-			.offset = v[i]->offset,
-			.len = v[i]->len,
-		};
-	}
-	pthread_mutex_lock(&c->keys.lock);
-	for (unsigned i = 0; i < nr; i++)
-		atomic_store(&v[i]->state, EXTENT_PINNED);
-	pthread_cond_broadcast(&c->keys.done);
-	pthread_mutex_unlock(&c->keys.lock);
-	vconn_wake_channels(c);
-	rc = control_queue(c, CTL_KEYS_WANTED, buf, (uint32_t)keys_wanted_put(buf, want, nr));
-	if (rc)
-		error_session(err, rc, "No memory for a request of keys");
 	return rc;
 }
 
-/* The registrar's thread at the source. */
-static void *keys_main(void *conn)
+/* @v are registered here: say so, and ask the destination.  0 or -errno with *err. */
+static int ask(struct verbs_conn *c, struct extent_key **v, unsigned nr, struct tern_error *err)
 {
-	struct verbs_conn *c = conn;
+	uint8_t buf[KEYS_HEAD_LEN + KEYS_BATCH * KEYS_WANTED_LEN];
+	struct key_wanted want[KEYS_BATCH];
 	struct keys *k = &c->keys;
-	struct extent *v[KEYS_BATCH];
+	int rc;
+
+	pthread_mutex_lock(&k->lock);
+	for (unsigned i = 0; i < nr; i++) {
+		const struct extent *e = v[i]->extent;
+
+		if (atomic_load(&v[i]->state) == KEY_QUEUED)
+			atomic_store(&v[i]->state, KEY_PINNED);
+		want[i] = (struct key_wanted){ .id = e->id,
+					       .region = e->region,
+					       .offset = e->offset,
+					       .len = e->len,
+					       .channel = v[i]->channel };
+	}
+	if (k->here > k->here_max) /* a last try went well */
+		k->here_max = k->here;
+	pthread_cond_broadcast(&k->done);
+	pthread_mutex_unlock(&k->lock);
+	vconn_wake_channels(c);
+	rc = control_queue(c, CTL_KEYS_WANTED, buf, (uint32_t)keys_wanted_put(buf, want, nr));
+	return rc ? error_session(err, rc, "No memory for a request of keys") : 0;
+}
+
+/* There was no memory for @v: they wait until something is freed.  False: nothing can be. */
+static bool put_back(struct registrar *r, struct extent_key **v, unsigned nr)
+{
+	struct keys *k = &r->conn->keys;
+	bool hope = !v[0]->last_try;
+
+	pthread_mutex_lock(&k->lock);
+	while (nr--) {
+		room_unask_locked(k, v[nr]);
+		room_return_locked(r, v[nr]);
+	}
+	hope = hope && k->here;
+	if (k->here_max > k->here)
+		k->here_max = k->here;
+	pthread_mutex_unlock(&k->lock);
+	return hope;
+}
+
+/* Register a batch here and ask for its keys.  0 or -errno with *err. */
+static int request(struct registrar *r, struct extent_key **v, unsigned nr, struct tern_error *err)
+{
+	unsigned pinned = 0;
+	uint64_t len = 0;
+	int rc = 0, code;
+
+	while (pinned < nr && !rc) {
+		len = v[pinned]->extent->len;
+		rc = pin(r->conn, v[pinned]->extent);
+		pinned += !rc;
+	}
+	if (pinned) {
+		code = ask(r->conn, v, pinned, err);
+		if (code)
+			return code;
+	}
+	if (!rc || (rc == -ENOMEM && put_back(r, v + pinned, nr - pinned)))
+		return 0;
+	return register_failed(r->conn, rc, len, err);
+}
+
+/* A registrar's thread at the source. */
+void *keys_main(void *registrar)
+{
+	struct registrar *r = registrar;
+	struct verbs_conn *c = r->conn;
+	struct keys *k = &c->keys;
+	struct extent_key *v[KEYS_BATCH];
 	struct tern_error err = { 0 };
 
 	pthread_setname_np(pthread_self(), "tern-rdma-reg");
+	verbs_thread_on_node(c, r->node);
 	pthread_mutex_lock(&k->lock);
 	while (!k->stop) {
-		unsigned nr = vconn_check(c, NULL) ? 0 : take_queue(c, v);
+		unsigned nr = vconn_check(c, NULL) ? 0 : room_take(r, v, &err);
 
-		if (!nr) {
-			pthread_cond_wait(&k->work, &k->lock);
+		if (!nr && !err.code) {
+			pthread_cond_wait(&r->work, &k->lock);
 			continue;
 		}
+		r->busy = true;
 		pthread_mutex_unlock(&k->lock);
-		if (request(c, v, nr, &err))
+		if (err.code || request(r, v, nr, &err))
 			vconn_fail(c, &err);
+		error_clear(&err);
 		pthread_mutex_lock(&k->lock);
+		r->busy = false;
+		room_wake_locked(k);
 	}
 	pthread_mutex_unlock(&k->lock);
 	return NULL;
 }
 
-int keys_start(struct verbs_conn *c, struct tern_error *err)
-{
-	int rc = pthread_create(&c->keys.thread, NULL, c->source ? keys_main : grants_main, c);
-
-	if (rc)
-		return error_session(err, -rc, "Starting the registration thread failed: %s",
-				     error_name(-rc));
-	c->keys.running = true;
-	return 0;
-}
-
-void keys_stop(struct verbs_conn *c)
-{
-	if (!c->keys.running)
-		return;
-	pthread_mutex_lock(&c->keys.lock);
-	c->keys.stop = true;
-	pthread_cond_broadcast(&c->keys.work);
-	pthread_mutex_unlock(&c->keys.lock);
-	pthread_join(c->keys.thread, NULL);
-	c->keys.running = false;
-}
-
-int keys_wait(struct verbs_conn *c, struct extent *e, enum extent_state state,
-	      struct tern_error *err)
+/* Wait until @key is READY.  0, -ECANCELED, or the connection's error. */
+static int wait_ready(struct verbs_conn *c, struct extent_key *key, struct tern_error *err)
 {
 	unsigned patience_ms = CHAN_IDLE_SLICES * c->env.peer_timeout_ms;
 	struct keys *k = &c->keys;
 	struct timespec ts;
 	int rc = 0, waited = 0;
 
-	if (atomic_load(&e->state) >= (int)state)
+	if (atomic_load(&key->state) == KEY_READY)
 		return 0;
 	verbs_timespec(verbs_deadline((int)patience_ms), &ts);
 	pthread_mutex_lock(&k->lock);
-	while (atomic_load(&e->state) < (int)state && !waited && !(rc = vconn_check(c, err)))
+	while (atomic_load(&key->state) != KEY_READY && !waited && !(rc = vconn_check(c, err)))
 		waited = pthread_cond_timedwait(&k->done, &k->lock, &ts);
 	pthread_mutex_unlock(&k->lock);
 	if (rc || !waited)
 		return rc;
 	return error_session(err, -ETIMEDOUT,
-			     "Registering memory for the peer %s took more than %u ms (device %s); "
-			     "check that it is alive, and that the lock budget is not too small",
+			     "The peer %s granted no key for %u ms (device %s); check that it is "
+			     "alive and reachable",
 			     c->peer, patience_ms, c->device);
+}
+
+/* Hold and drop every piece of region @i, and wait for its key if @wait.  0 or -errno. */
+static int pin_region(struct verbs_conn *c, unsigned i, bool wait, struct tern_error *err)
+{
+	int rc = 0;
+
+	for (uint64_t at = 0; at < c->mem[i].size && !rc; at += PIECE_BYTES) {
+		struct extent_key *key;
+
+		if (keys_hold(c, KEYS_ANY_CHANNEL, i, at, 1, &key) < 0)
+			return error_session(err, -ENOMEM,
+					     "No memory for the list of registrations");
+		if (wait)
+			rc = wait_ready(c, key, err);
+		keys_drop(c, key);
+	}
+	return rc;
 }
 
 /* keys_pin_all - with --pin all: register everything on both sides, then wait. */
@@ -319,45 +293,89 @@ int keys_pin_all(struct verbs_conn *c, struct tern_error *err)
 			"Pinning all of %llu MiB is more than the lock budget of %llu "
 			"MiB; raise --lock-budget on both sides, or use --pin pipelined",
 			(unsigned long long)total >> 20, (unsigned long long)c->keys.budget >> 20);
-	for (unsigned pass = 0; pass < 2; pass++) { /* ask for all, then wait for all */
-		for (unsigned i = 0; i < c->nr_mem; i++) {
-			for (uint64_t at = 0; at < c->mem[i].size && !rc; at += PIECE_BYTES) {
-				struct extent *e;
-
-				if (keys_hold(c, i, at, 1, &e) < 0)
-					return error_session(
-						err, -ENOMEM,
-						"No memory for the list of registrations");
-				if (pass)
-					rc = keys_wait(c, e, EXTENT_READY, err);
-				keys_drop(c, e);
-			}
-		}
-	}
+	for (unsigned pass = 0; pass < 2; pass++) /* ask for all, then wait for all */
+		for (unsigned i = 0; i < c->nr_mem && !rc; i++)
+			rc = pin_region(c, i, pass == 1, err);
 	return rc;
+}
+
+/* The destination could not register what @key needs.  0: later; -errno with *err. */
+static int take_refusal(struct verbs_conn *c, struct extent_key *key, const struct key_granted *g,
+			struct tern_error *err)
+{
+	unsigned long long kib = key->extent->len >> 10;
+	struct keys *k = &c->keys;
+	struct registrar *r = k->of_region[key->extent->region];
+	bool last = key->last_try;
+
+	room_unask_locked(k, key);
+	room_return_locked(r, key);
+	if (g->status != -ENOMEM)
+		return error_session(
+			err, g->status < 0 && g->status > -4096 ? g->status : -EPROTO,
+			"The destination %s could not register %llu KiB of guest memory for RDMA: "
+			"%s",
+			c->peer, kib, error_name(g->status));
+	k->there_max = k->there;
+	pthread_cond_signal(&r->work);
+	if (k->there && !last)
+		return 0;
+	if (!g->limit)
+		return error_session(
+			err, -ENOMEM,
+			"The destination %s could not register %llu KiB of guest memory for RDMA: "
+			"%s, with %llu KiB registered and none of it free to release; its memlock "
+			"limit is unlimited, so look at its memory cgroup and free memory, or "
+			"lower --lock-budget",
+			c->peer, kib, error_name(-ENOMEM), (unsigned long long)k->there >> 10);
+	return error_session(err, -ENOMEM,
+			     "The destination %s could not register %llu KiB of guest memory for "
+			     "RDMA: %s, with %llu KiB registered and none of it free to release; "
+			     "its memlock limit (ulimit -l) is %llu KiB: raise it, or lower "
+			     "--lock-budget",
+			     c->peer, kib, error_name(-ENOMEM), (unsigned long long)k->there >> 10,
+			     (unsigned long long)g->limit >> 10);
+}
+
+/* The key that was asked for and is answered by @g; NULL: none. */
+static struct extent_key *asked_key(struct keys *k, const struct key_granted *g)
+{
+	struct extent *e = g->id < k->nr_ids ? k->by_id[g->id] : NULL;
+	struct extent_key *key = e ? &e->key : NULL;
+
+	while (key && key->channel != g->channel)
+		key = atomic_load(&key->next);
+	if (!key || !key->asked || atomic_load(&key->state) != KEY_PINNED)
+		return NULL;
+	return key;
 }
 
 /* One granted key.  0 or -errno with *err.  keys.lock is held. */
 static int take_key(struct verbs_conn *c, const struct key_granted *g, struct tern_error *err)
 {
 	struct keys *k = &c->keys;
-	struct extent *e = g->id < k->nr_ids ? k->by_id[g->id] : NULL;
+	struct extent_key *key = asked_key(k, g);
 
-	if (!e || atomic_load(&e->state) != EXTENT_PINNED)
+	if (!key && g->channel != KEYS_ANY_CHANNEL)
+		return error_session(err, -EPROTO,
+				     "The peer %s sent a key with number %u for channel %u, which "
+				     "it was not asked for",
+				     c->peer, g->id, g->channel);
+	if (!key)
 		return error_session(
 			err, -EPROTO,
 			"The peer %s sent a key with number %u, which it was not asked "
 			"for",
 			c->peer, g->id);
 	if (g->status)
-		return error_session(
-			err, g->status < 0 && g->status > -4096 ? g->status : -EPROTO,
-			"The destination %s could not register %llu KiB of guest memory "
-			"for RDMA: %s; raise its memlock limit, or lower --lock-budget",
-			c->peer, (unsigned long long)e->len >> 10, error_name(g->status));
-	e->remote_va = g->remote_va;
-	e->rkey = g->rkey;
-	atomic_store_explicit(&e->state, EXTENT_READY, memory_order_release);
+		return take_refusal(c, key, g, err);
+	key->remote_va = g->remote_va;
+	key->rkey = g->rkey;
+	key->extent->unready--;
+	k->nr_asking--;
+	if (k->there > k->there_max) /* a last try went well */
+		k->there_max = k->there;
+	atomic_store_explicit(&key->state, KEY_READY, memory_order_release);
 	return 0;
 }
 
@@ -376,8 +394,7 @@ void keys_take(struct verbs_conn *c, const uint8_t *payload, size_t len)
 	pthread_mutex_lock(&c->keys.lock);
 	for (int i = 0; i < nr && !rc; i++)
 		rc = take_key(c, &v[i], &why);
-	if (c->keys.queue)
-		pthread_cond_signal(&c->keys.work);
+	room_wake_locked(&c->keys);
 	pthread_cond_broadcast(&c->keys.done);
 	pthread_mutex_unlock(&c->keys.lock);
 	if (rc)

@@ -14,8 +14,12 @@
  *	prepare     ▲▲▲▲
  *	extent     [eeee]
  *
- * An extent with users is queued or in flight.  Without users it is on the idle
- * list, oldest first, where the registrar takes it when the budget is short.
+ * An extent with users is queued, in flight, or held by prepare().  Without users it is
+ * on the idle list, oldest first, where a registrar (of any node) takes it when the
+ * budget is short.
+ *
+ * An extent has one key for all channels, or, with memory windows, one for each channel
+ * that writes to it.  Keys are only ever added, so they are read without the lock.
  */
 
 #include <errno.h>
@@ -77,6 +81,17 @@ static int64_t id_get(struct keys *k)
 	return k->nr_ids++;
 }
 
+/* Hand @key to the registrar of its memory. */
+static void queue_key(struct keys *k, struct extent_key *key)
+{
+	struct registrar *r = k->of_region[key->extent->region];
+
+	*r->queue_tail = key;
+	r->queue_tail = &key->queue_next;
+	key->extent->unready++;
+	pthread_cond_signal(&r->work);
+}
+
 /* A new extent over @len bytes at @offset of @region, in front of *@link.  NULL: no memory. */
 static struct extent *extent_new(struct keys *k, uint32_t region, uint64_t offset, uint64_t len,
 				 struct extent **link)
@@ -95,10 +110,40 @@ static struct extent *extent_new(struct keys *k, uint32_t region, uint64_t offse
 	e->next = *link;
 	*link = e;
 	k->by_id[id] = e;
-	*k->queue_tail = e;
-	k->queue_tail = &e->queue_next;
-	pthread_cond_signal(&k->work);
 	return e;
+}
+
+/*
+ * The key of @channel for @e, made if there is none.  NULL: no memory; an extent without
+ * keys is gone then.
+ */
+static struct extent_key *key_get(struct keys *k, struct extent *e, uint32_t channel)
+{
+	_Atomic(struct extent_key *) *link;
+	struct extent_key *key = &e->key;
+
+	if (key->extent) {
+		for (;; key = atomic_load(link)) {
+			if (key->channel == channel)
+				return key;
+			link = &key->next;
+			if (!atomic_load(link))
+				break;
+		}
+		key = calloc(1, sizeof(*key));
+		if (!key)
+			return NULL;
+		atomic_init(&key->state,
+			    atomic_load(&e->key.state) == KEY_QUEUED ? KEY_QUEUED : KEY_PINNED);
+	} else {
+		link = NULL;
+	}
+	key->extent = e;
+	key->channel = channel;
+	if (link)
+		atomic_store(link, key);
+	queue_key(k, key);
+	return key;
 }
 
 /*
@@ -132,42 +177,57 @@ static struct extent *piece_extent(struct verbs_conn *c, uint32_t region, uint64
 	return extent_new(k, region, base + first * PAGE, len, link);
 }
 
-int64_t keys_hold(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len,
-		  struct extent **out)
+int64_t keys_hold(struct verbs_conn *c, uint32_t channel, uint32_t region, uint64_t offset,
+		  uint64_t len, struct extent_key **out)
 {
 	struct keys *k = &c->keys;
 	uint64_t p = offset / PIECE_BYTES, in = offset % PIECE_BYTES, room;
 	unsigned page = (unsigned)(in / PAGE);
+	struct extent_key *key = NULL;
 	struct extent *e;
 
 	if (len > PIECE_BYTES - in)
 		len = PIECE_BYTES - in;
 	pthread_mutex_lock(&k->lock);
 	e = piece_extent(c, region, p, page, (unsigned)((in + len + PAGE - 1) / PAGE) - page);
-	if (e) {
+	if (e)
+		key = key_get(k, e, c->windows ? channel : KEYS_ANY_CHANNEL);
+	if (key) {
 		if (e->idle)
 			lru_remove(k, e);
 		e->users++;
 	}
 	pthread_mutex_unlock(&k->lock);
-	if (!e)
+	if (!key)
 		return -ENOMEM;
-	*out = e;
+	*out = key;
 	room = e->offset + e->len - offset;
 	return (int64_t)(len < room ? len : room);
 }
 
-void keys_drop(struct verbs_conn *c, struct extent *e)
+void keys_drop(struct verbs_conn *c, struct extent_key *key)
 {
+	struct extent *e = key->extent;
 	struct keys *k = &c->keys;
 
 	pthread_mutex_lock(&k->lock);
 	if (!--e->users) {
 		lru_add(k, e);
-		if (k->queue)
-			pthread_cond_signal(&k->work);
+		room_wake_locked(k);
 	}
 	pthread_mutex_unlock(&k->lock);
+}
+
+/* keys_unlink_locked - take @e, which is idle, out of everything but the accounts. */
+void keys_unlink_locked(struct keys *k, struct extent *e)
+{
+	struct extent **link = &k->pieces[e->region][e->offset / PIECE_BYTES];
+
+	lru_remove(k, e);
+	while (*link != e)
+		link = &(*link)->next;
+	*link = e->next;
+	k->by_id[e->id] = NULL;
 }
 
 /*
@@ -178,25 +238,37 @@ void keys_drop(struct verbs_conn *c, struct extent *e)
  */
 struct extent *keys_evict_locked(struct keys *k)
 {
-	struct extent *e = k->lru_first, **link;
+	struct extent *e = k->lru_first;
 
-	while (e && atomic_load(&e->state) != EXTENT_READY)
+	while (e && e->unready)
 		e = e->lru_next;
-	if (!e)
-		return NULL;
-	lru_remove(k, e);
-	link = &k->pieces[e->region][e->offset / PIECE_BYTES];
-	while (*link != e)
-		link = &(*link)->next;
-	*link = e->next;
-	k->by_id[e->id] = NULL;
+	if (e)
+		keys_unlink_locked(k, e);
 	return e;
+}
+
+/* keys_free_extent - free @e and its keys. */
+void keys_free_extent(struct extent *e)
+{
+	struct extent_key *key = atomic_load(&e->key.next);
+
+	while (key) {
+		struct extent_key *next = atomic_load(&key->next);
+
+		free(key);
+		key = next;
+	}
+	free(e);
 }
 
 /* keys_forget_locked - @e's number may be used again, and its bytes by others. */
 void keys_forget_locked(struct keys *k, struct extent *e)
 {
 	k->free_ids[k->nr_free++] = e->id;
-	k->locked -= e->len;
-	free(e);
+	if (e->here)
+		k->here -= e->len;
+	if (e->nr_asked)
+		k->there -= e->len;
+	keys_free_extent(e);
+	room_wake_locked(k);
 }

@@ -5,10 +5,11 @@
 /*
  * Private structures of the RDMA transport.
  *
- * Threads: those of src/transport.h, and two of each connection's own.
+ * Threads: those of src/transport.h, and some of each connection's own.
  *
  *	pump        control completions, CM events; delivers messages and keys
- *	registrar   registers and deregisters guest memory (both sides)
+ *	registrar   one per NUMA node that has exposed memory: registers and
+ *	            deregisters it (both sides)
  *
  * Locks, in the order they are taken: verbs_hub.lock, verbs_conn.lock,
  * keys.lock, control.lock, verbs_channel.post_lock.
@@ -50,7 +51,8 @@
 
 #define PIECE_BYTES (2ull << 20) /* grid that registrations do not cross */
 #define KEYS_EXTENTS_MAX (1u << 20)
-#define KEYS_JOBS_MAX 65536u /* key frames that may wait for the registrar */
+#define KEYS_EARLY_MAX 1024u /* key frames kept until memory is exposed */
+#define KEYS_JOBS_MAX 65536u /* ranges that may wait for the registrars */
 
 #define CLOSE_LINGER_MS 1000
 
@@ -59,56 +61,111 @@ struct verbs_hub;
 
 /* ---- keys: the source's registrations, and what the destination granted ---- */
 
-enum extent_state {
-	EXTENT_QUEUED, /* waits for the registrar */
-	EXTENT_PINNED, /* registered here, the peer is being asked */
-	EXTENT_READY, /* both sides: may be written */
+enum key_state {
+	KEY_QUEUED, /* waits for the registrar */
+	KEY_PINNED, /* registered here, the peer is being asked */
+	KEY_READY, /* both sides: may be written with */
+};
+
+/* What a channel writes to an extent with.  KEYS_ANY_CHANNEL: one for all of them. */
+struct extent_key {
+	struct extent *extent;
+	_Atomic(struct extent_key *) next; /* of the extent; only ever added */
+	struct extent_key *queue_next; /* registrar's queue; keys.lock */
+	uint32_t channel; /* constant */
+	bool asked; /* the destination is being asked, or granted it; keys.lock */
+	bool last_try; /* nothing can be freed for it: refusal is final; keys.lock */
+	uint64_t remote_va;
+	uint32_t rkey;
+	atomic_int state; /* enum key_state; READY makes the fields above valid */
 };
 
 struct extent {
 	uint32_t id, region;
 	uint64_t offset, len; /* bytes in the region; page-aligned; constant */
 	struct ibv_mr *mr; /* registrar */
-	uint64_t remote_va;
-	uint32_t rkey;
-	atomic_int state; /* enum extent_state; READY makes the fields above valid */
-	unsigned users; /* writes queued or in flight; keys.lock */
-	struct extent *next; /* in its piece, by offset; keys.lock */
-	struct extent *queue_next; /* registrar's queue; keys.lock */
-	struct extent *lru_prev, *lru_next; /* idle list, oldest first; keys.lock */
+	struct extent_key key; /* the first one */
+	/* keys.lock: */
+	unsigned users; /* writes queued or in flight, and prepare() */
+	unsigned unready; /* keys that are not READY */
+	unsigned nr_asked; /* keys with ->asked */
+	bool here; /* counted in keys.here */
 	bool idle; /* on the idle list */
+	bool stuck; /* scratch of room_may_come() */
+	struct extent *next; /* in its piece, by offset */
+	struct extent *lru_prev, *lru_next; /* idle list, oldest first */
 };
 
-/* Work for the destination's registrar: a key frame that arrived. */
+/* A range of the destination's memory that the source may write to, or asked for. */
+struct grant {
+	uint32_t id; /* the source's number */
+	uint32_t region;
+	uint64_t offset, len; /* bytes in the region */
+	struct ibv_mr *mr; /* registrar */
+	unsigned unanswered; /* requests; keys.lock */
+};
+
+/* Work for the destination's registrar. */
 struct grant_job {
 	struct grant_job *next;
-	uint16_t type; /* CTL_KEYS_WANTED, CTL_KEYS_RELEASE */
-	uint32_t len;
+	struct grant *grant;
+	bool release;
+	bool counted; /* in keys.here; keys.lock */
+	uint32_t channel; /* that asks */
+	uint64_t seq; /* order of arrival on the control queue */
+	uint64_t frame; /* jobs of one frame are answered by one */
+};
+
+/* A key frame that arrived before memory was exposed. */
+struct early_frame {
+	struct early_frame *next;
+	uint16_t type;
+	size_t len;
 	uint8_t payload[];
+};
+
+/* Registers the memory of one NUMA node. */
+struct registrar {
+	struct verbs_conn *conn;
+	int node; /* -1: of no node; constant */
+	pthread_t thread;
+	bool running;
+	pthread_cond_t work; /* with keys.lock, as everything below */
+	bool busy; /* has work in hand */
+	bool waits_for_room; /* its queue cannot go on until something is freed */
+	struct extent_key *queue, **queue_tail; /* source */
+	struct grant_job *jobs, **jobs_tail; /* destination; the first is in hand if busy */
 };
 
 struct keys {
 	pthread_mutex_t lock; /* what follows, unless it says otherwise */
-	pthread_cond_t work; /* for the registrar */
 	pthread_cond_t done; /* an extent was pinned, or the connection failed */
-	pthread_t thread;
-	bool running, stop;
-	uint64_t budget; /* bytes; UINT64_MAX: none */
-	uint64_t locked; /* bytes registered or about to be */
+	bool stop;
+	struct registrar *registrars; /* constant, once started */
+	unsigned nr_registrars;
+	struct registrar **of_region; /* [nr_mem]; constant */
+	uint64_t budget; /* bytes; UINT64_MAX: none; constant */
+	uint64_t here; /* bytes registered, or about to be */
+	uint64_t there; /* source: asked of the peer, or granted; destination: promised */
 
 	/* Source. */
+	uint64_t here_max, there_max; /* at most the budget; less after an ENOMEM */
+	uint64_t peer_limit; /* the destination's memlock limit when it refused; 0: none */
+	unsigned nr_asking; /* keys asked for and not answered yet */
 	struct extent ***pieces; /* [region][offset / PIECE_BYTES]: list */
-	struct extent *queue, **queue_tail;
 	struct extent *lru_first, *lru_last;
 	struct extent **by_id; /* [nr_ids] */
 	uint32_t *free_ids;
 	uint32_t nr_ids, cap_ids, nr_free;
+	atomic_uint nr_short; /* registrars that wait for room */
+	struct verbs_channel *stuck; /* channels that cannot go on until there is room */
+	struct verbs_channel *turn; /* the only one that may prepare while room is short */
 
-	/* Destination; granted[] is the registrar's. */
-	struct grant_job *jobs, **jobs_tail;
-	unsigned nr_jobs;
-	struct ibv_mr **granted; /* by the source's id */
+	/* Destination. */
+	struct grant **granted; /* by the source's number */
 	uint32_t nr_granted;
+	uint64_t nr_jobs, next_seq, next_frame;
+	struct early_frame *early; /* in order of arrival */
 
 	_Atomic uint64_t reg_ns, reg_bytes, reg_peak; /* figures */
 };
@@ -160,14 +217,14 @@ struct vchan_figures {
 
 /* A part of a range that write() has taken; belongs to the channel's thread. */
 struct pending {
-	struct extent *extent;
+	struct extent_key *key;
 	uint64_t offset, len; /* bytes in the region */
 	bool last; /* of its range */
 };
 
 /* What a send queue entry holds until it is complete. */
 struct sq_entry {
-	struct extent *extent; /* or NULL */
+	struct extent_key *key; /* or NULL */
 	int slot; /* or -1 */
 };
 
@@ -190,6 +247,10 @@ struct verbs_channel {
 	bool established; /* conn->lock; pump */
 	struct vchan_figures fig;
 
+	/* While it waits for room; keys.lock.  The fields that say what for stay as they are. */
+	struct verbs_channel *stuck_next;
+	bool stuck, pressed; /* pressed: has to let go of what it holds */
+
 	pthread_mutex_t post_lock; /* posting at the destination, against revoke() */
 	bool posting; /* the queue pair may be posted to; under post_lock */
 
@@ -208,8 +269,9 @@ struct verbs_channel {
 	unsigned nr_pending;
 	uint64_t tally_bytes; /* written when the last TALLY went out */
 	uint64_t max_msg; /* bytes in one write */
-	struct extent **held; /* by the last prepare(), until the next one or a fence */
+	struct extent_key **held; /* by the last prepare(), until the next one or a fence */
 	unsigned nr_held, cap_held;
+	bool preparing; /* inside prepare() */
 	uint16_t rx[CHAN_RING]; /* destination: slots that arrived, in order */
 	unsigned rx_at, rx_nr;
 	int rx_hold; /* slot that serve() returned, or -1 */
@@ -245,6 +307,7 @@ struct verbs_conn {
 	struct control ctl;
 	struct keys keys;
 	uint64_t peer_budget; /* bytes; 0: none */
+	bool windows; /* keys are of memory windows, per channel; set with peer_budget */
 
 	pthread_t pump;
 	bool pumping;
@@ -349,6 +412,8 @@ int verbs_check_device(struct verbs_conn *c, struct rdma_cm_id *id, const char *
 /* device.c */
 /* verbs_memlock_hint - what to do about a registration that failed for want of memory. */
 void verbs_memlock_hint(char *buf, size_t size);
+/* verbs_memlock_limit - RLIMIT_MEMLOCK in bytes; 0: unlimited. */
+uint64_t verbs_memlock_limit(void);
 /* verbs_local_address - an address of an RDMA device that is up.  0 or -ENODEV. */
 int verbs_local_address(char *buf, size_t size, char *why, size_t why_size);
 
@@ -425,9 +490,7 @@ int vchan_failed(struct verbs_channel *ch, int code, struct tern_error *err, con
 	__attribute__((format(printf, 4, 5)));
 void vchan_stats(const struct transport_channel *base, struct tern_channel_stats *out);
 
-/* vchan_tx.c, vchan_rx.c */
-int vchan_prepare(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
-		  struct tern_error *err);
+/* channel_tx.c, channel_rx.c */
 int vchan_write(struct transport_channel *ch, const struct transport_range *ranges, unsigned nr,
 		struct tern_error *err);
 int vchan_notify(struct transport_channel *ch, const void *msg, size_t len, struct tern_error *err);
@@ -436,36 +499,72 @@ void vchan_end(struct verbs_channel *ch, int64_t deadline);
 long vchan_serve(struct transport_channel *ch, void *buf, struct tern_error *err);
 int vchan_take_answer(struct verbs_channel *ch, unsigned slot, const struct data_header *h,
 		      struct tern_error *err);
+int vchan_check_ranges(struct verbs_channel *ch, const struct transport_range *ranges, unsigned nr,
+		       struct tern_error *err);
+/* vchan_patience - when the peer, silent from now on, counts as dead. */
+int64_t vchan_patience(const struct verbs_channel *ch);
+/* vchan_wait - until anything happens; *deadline moves on when it does.  0 or -errno with *err. */
+int vchan_wait(struct verbs_channel *ch, int64_t *deadline, struct tern_error *err);
+/* vchan_advance - post and reap without waiting.  0 or -errno with *err. */
+int vchan_advance(struct verbs_channel *ch, struct tern_error *err);
 
-/* keys.c: the source's registrar; keys_extent.c: which extents there are. */
+/* channel_hold.c: what prepare() holds. */
+int vchan_prepare(struct transport_channel *base, const struct transport_range *ranges, unsigned nr,
+		  struct tern_error *err);
+void vchan_unhold(struct verbs_channel *ch);
+
+/* keys.c: the source's registrations and keys; keys_extent.c: which extents there are. */
 int keys_init(struct verbs_conn *c, struct tern_error *err);
 void keys_fini(struct verbs_conn *c);
-int keys_start(struct verbs_conn *c, struct tern_error *err);
-void keys_stop(struct verbs_conn *c);
+void *keys_main(void *registrar);
 /*
- * keys_hold - the extent that covers @offset of @region, and how much of @len.
+ * keys_hold - the key of @channel for @offset of @region, and how much of @len it covers.
  *
- * Makes it and hands it to the registrar if there is none.  The caller is one of its
- * users until keys_drop().  Returns the bytes covered (> 0) or -errno.
+ * Makes it and hands it to the registrar if there is none.  The caller is one of the
+ * extent's users until keys_drop().  Returns the bytes covered (> 0) or -errno.
  */
-int64_t keys_hold(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len,
-		  struct extent **out);
-void keys_drop(struct verbs_conn *c, struct extent *e);
-/* keys_wait - until @e is at least in @state.  0, -ECANCELED, or the connection's error. */
-int keys_wait(struct verbs_conn *c, struct extent *e, enum extent_state state,
-	      struct tern_error *err);
+int64_t keys_hold(struct verbs_conn *c, uint32_t channel, uint32_t region, uint64_t offset,
+		  uint64_t len, struct extent_key **out);
+void keys_drop(struct verbs_conn *c, struct extent_key *key);
 /* keys_pin_all - register everything, both sides. */
 int keys_pin_all(struct verbs_conn *c, struct tern_error *err);
 void keys_take(struct verbs_conn *c, const uint8_t *payload, size_t len);
 struct extent *keys_evict_locked(struct keys *k);
+void keys_unlink_locked(struct keys *k, struct extent *e);
 void keys_forget_locked(struct keys *k, struct extent *e);
-void keys_register_failed(struct verbs_conn *c, int code, uint64_t len, struct tern_error *err);
-struct ibv_mr *keys_register(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len,
-			     int access);
+void keys_free_extent(struct extent *e);
 
-/* grants.c: the destination's registrar. */
+/* keys_room.c: the lock budget of the source, and what to do when it is short. */
+/*
+ * room_take - keys off @r's queue for which there is room, at most KEYS_BATCH.
+ *
+ * Lets go of idle extents for them.  keys.lock is held, and may be dropped meanwhile.
+ * Returns how many; 0: the queue is empty, or has to wait, or *err says why it never
+ * can go on.
+ */
+unsigned room_take(struct registrar *r, struct extent_key **v, struct tern_error *err);
+void room_return_locked(struct registrar *r, struct extent_key *key);
+void room_unask_locked(struct keys *k, struct extent_key *key);
+void room_wake_locked(struct keys *k);
+/* room_stuck - @ch is about to sleep: tell those who look for room.  False: no need. */
+bool room_stuck(struct verbs_channel *ch);
+/* room_unstuck - it woke up.  True: it has to let go of what prepare() holds. */
+bool room_unstuck(struct verbs_channel *ch);
+/* room_turn_over - @ch is done preparing. */
+void room_turn_over(struct verbs_channel *ch);
+
+/* registrar.c: the threads, and registering itself. */
+int registrars_start(struct verbs_conn *c, void *(*main)(void *), struct tern_error *err);
+void registrars_stop(struct verbs_conn *c);
+void registrars_free(struct verbs_conn *c);
+struct ibv_mr *registrar_register(struct verbs_conn *c, uint32_t region, uint64_t offset,
+				  uint64_t len, int access);
+void registrar_peak_locked(struct keys *k);
+
+/* grants.c: what the destination grants. */
 void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len);
-void *grants_main(void *conn);
+int grants_exposed(struct verbs_conn *c, struct tern_error *err);
+void *grants_main(void *registrar);
 void grants_fini(struct verbs_conn *c);
 
 /* accept.c */
