@@ -167,6 +167,7 @@ unsigned verbs_fake_objects(void)
 void verbs_fake_reset(void)
 {
 	pthread_mutex_lock(&fake.lock);
+	fake.memlock[0].limit = fake.memlock[1].limit = 0;
 	memset(fake.call, 0, sizeof(fake.call));
 	memset(fake.answer, 0, sizeof(fake.answer));
 	memset(fake.wr, 0, sizeof(fake.wr));

@@ -102,6 +102,12 @@ unsigned verbs_fake_held(void);
 /* verbs_fake_qp_error - all data (or control) queue pairs go to the error state. */
 void verbs_fake_qp_error(bool data);
 
+/*
+ * verbs_fake_memlock - most bytes of guest memory that either side may have registered
+ * at once; 0: no limit.  Until reset.
+ */
+void verbs_fake_memlock(uint64_t source, uint64_t destination);
+
 /* verbs_fake_remove_device - every identifier gets a DEVICE_REMOVAL event. */
 void verbs_fake_remove_device(void);
 

@@ -143,7 +143,7 @@ int ibv_dealloc_pd(struct ibv_pd *base)
 /* Whose registration is it?  Buffers are LOCAL_WRITE; guest memory is 0 or REMOTE_WRITE too. */
 static enum verbs_fake_call reg_call(int access)
 {
-	if (access & IBV_ACCESS_REMOTE_WRITE)
+	if (access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_MW_BIND))
 		return FAKE_REG_DESTINATION;
 	return access & IBV_ACCESS_LOCAL_WRITE ? FAKE_REG_BUFFER : FAKE_REG_SOURCE;
 }
@@ -156,7 +156,13 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int acce
 	if (!mr)
 		abort();
 	pthread_mutex_lock(&fake.lock);
-	good = fake_object(reg_call(access));
+	good = fake_lock(access, length);
+	if (!good)
+		errno = ENOMEM;
+	else if (!fake_object(reg_call(access))) {
+		fake_unlock(access, length);
+		good = false;
+	}
 	if (good) {
 		mr->base.context = pd->context;
 		mr->base.pd = pd;
@@ -191,6 +197,7 @@ int ibv_dereg_mr(struct ibv_mr *base)
 		;
 	if (!*at)
 		fake_misuse("a registration is ended that does not exist");
+	fake_unlock((*at)->access, base->length);
 	*at = (*at)->next;
 	((struct fake_pd *)base->pd)->users--;
 	fake.objects--;

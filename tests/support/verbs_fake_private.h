@@ -9,6 +9,7 @@
  *	verbs_fake_cm.c		the connection manager
  *	verbs_fake_dev.c	device, protection domains, registrations
  *	verbs_fake_queue.c	completion queues and queue pairs
+ *	verbs_fake_mw.c		locked memory, memory windows
  *
  * The functions that are replaced have no argument for a context, so the fake's state
  * is one file-scope object, under one lock that every entry takes.
@@ -107,6 +108,9 @@ struct fake {
 	struct fake_mr *mrs;
 	struct fake_qp *qps;
 	struct fake_held *held, **held_tail;
+	struct {
+		uint64_t limit, used; /* bytes; limit 0: none */
+	} memlock[2]; /* source, destination */
 };
 
 extern struct fake fake;
@@ -129,6 +133,10 @@ void fake_misuse(const char *what) __attribute__((noreturn));
 /* verbs_fake_dev.c */
 struct ibv_context *fake_context(void);
 bool fake_covered(const struct ibv_pd *pd, uint32_t key, uint64_t addr, uint64_t len, int access);
+
+/* verbs_fake_mw.c; the lock is held. */
+bool fake_lock(int access, uint64_t len); /* may guest memory of @len be registered? */
+void fake_unlock(int access, uint64_t len);
 
 /* verbs_fake_queue.c; the lock is held.  The ops of the device's context. */
 int fake_poll_cq(struct ibv_cq *base, int nr, struct ibv_wc *wc);
