@@ -310,14 +310,20 @@ void verbs_listener_close(struct transport_listener *base)
 	free(l);
 }
 
-/* Reject @id, and destroy it. */
-static void reject(struct rdma_cm_id *id, enum refusal_code code, uint32_t value)
+/* Tell the peer of @id why it is turned away. */
+static void refuse(struct rdma_cm_id *id, enum refusal_code code, uint32_t value)
 {
 	struct refusal r = { .version = GREETING_VERSION, .code = (uint16_t)code, .value = value };
 	uint8_t buf[REFUSAL_LEN];
 
 	refusal_put(buf, &r);
 	(void)rdma_reject(id, buf, sizeof(buf));
+}
+
+/* The same, and destroy it. */
+static void reject(struct rdma_cm_id *id, enum refusal_code code, uint32_t value)
+{
+	refuse(id, code, value);
 	rdma_destroy_id(id);
 }
 
@@ -388,6 +394,8 @@ static void control_request(struct verbs_listener *l, struct rdma_cm_id *id,
 		bool owned = c && c->id;
 
 		turn_away(l, peer, rc, why.message);
+		if (owned)
+			refuse(id, REFUSAL_BUSY, 0);
 		if (c)
 			vconn_destroy(c);
 		if (!owned)
@@ -437,8 +445,14 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 	pthread_mutex_unlock(&c->lock);
 	/* From here on the pump sees its events, and close() frees it. */
 	memcpy(answer.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN);
-	if (rdma_migrate_id(id, c->cm) || accept_id(id, &answer))
+	if (rdma_migrate_id(id, c->cm) || accept_id(id, &answer)) {
+		error_channel(err, -errno, hello->index,
+			      "Accepting channel %u from %s over RDMA failed (device %s): %s",
+			      hello->index, c->peer, c->device, error_name(-errno));
+		refuse(id, REFUSAL_BUSY, 0);
 		atomic_store(&ch->lost, true);
+		vconn_fail(c, err);
+	}
 	return 0;
 }
 

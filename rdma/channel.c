@@ -291,10 +291,12 @@ static int completion_failed(struct verbs_channel *ch, const struct ibv_wc *wc,
 	struct verbs_conn *c = ch->conn;
 	int code = -EIO;
 
-	if (wc->status == IBV_WC_WR_FLUSH_ERR || atomic_load(&ch->lost))
+	if (atomic_load(&ch->lost))
 		return vchan_failed(ch, -ECONNRESET, err,
 				    "The peer %s ended channel %u (device %s, queue pair %u)",
 				    c->peer, ch->base.index, c->device, ch->qp_num);
+	if (wc->status == IBV_WC_WR_FLUSH_ERR)
+		code = -ECONNRESET; /* the queue pair ended, and no request of ours did it */
 	if (wc->status == IBV_WC_RETRY_EXC_ERR || wc->status == IBV_WC_RNR_RETRY_EXC_ERR)
 		code = -ETIMEDOUT;
 	return vchan_failed(ch, code, err,

@@ -241,7 +241,8 @@ static int cm_rejected(const struct cm_event *ev, const char *peer, struct tern_
 				     peer);
 	default:
 		return error_session(err, -EBUSY,
-				     "The peer %s has no room for another connection (code %u)",
+				     "The peer %s has no room for another connection, or its device "
+				     "gave no queues for it (code %u); look there for the reason",
 				     peer, r.code);
 	}
 }

@@ -35,6 +35,17 @@ static void peer_is_bad(struct verbs_conn *c, const char *what, uint64_t value)
 	vconn_fail(c, &why);
 }
 
+/* The connection dies of something that this side's device would not do. */
+static void device_is_bad(struct verbs_conn *c, const char *what, int code)
+{
+	struct tern_error why = { 0 };
+
+	error_session(&why, code,
+		      "%s of the control queue to %s failed (device %s, queue pair %u): %s", what,
+		      c->peer, c->device, c->id->qp->qp_num, error_name(code));
+	vconn_fail(c, &why);
+}
+
 /* An engine message into the inbox.  ctl.lock is held. */
 static int inbox_put(struct verbs_conn *c, const uint8_t *payload, uint32_t len)
 {
@@ -116,18 +127,27 @@ static void take_frame(struct verbs_conn *c, unsigned slot, uint32_t bytes)
 		tell_listener(c);
 }
 
-/* A completion that failed: the queue pair is in error. */
+/*
+ * A completion that failed: the queue pair is in error.  A flush is the consequence of
+ * that and follows the cause, if the cause is a request of ours or the end of the
+ * connection; alone, it is all there is to tell.
+ */
 static void completion_failed(struct verbs_conn *c, const struct ibv_wc *wc)
 {
 	struct tern_error why = { 0 };
 	int code = wc->status == IBV_WC_RETRY_EXC_ERR ? -ETIMEDOUT : -ECONNRESET;
+	bool expected;
 
-	if (wc->status == IBV_WC_WR_FLUSH_ERR)
-		return; /* a consequence; the cause comes from elsewhere */
+	pthread_mutex_lock(&c->ctl.lock);
+	expected = !c->ctl.posting || c->ctl.bye || c->ctl.error.code;
+	pthread_mutex_unlock(&c->ctl.lock);
+	if (wc->status == IBV_WC_WR_FLUSH_ERR && (expected || atomic_load(&c->aborted)))
+		return;
 	error_session(&why, code,
 		      "The control queue to %s failed (device %s, queue pair %u): %s (status %d); "
 		      "check the peer and the link",
-		      c->peer, c->device, wc->qp_num, ibv_wc_status_str(wc->status), wc->status);
+		      c->peer, c->device, c->id->qp->qp_num, ibv_wc_status_str(wc->status),
+		      wc->status);
 	vconn_fail(c, &why);
 }
 
@@ -154,7 +174,7 @@ static void receive_done(struct verbs_conn *c, const struct ibv_wc *wc)
 	take_frame(c, slot, wc->byte_len);
 	rc = control_repost(c, slot);
 	if (rc)
-		peer_is_bad(c, "the error of posting a receive", (uint64_t)-rc);
+		device_is_bad(c, "Posting a receive", rc);
 	pthread_mutex_lock(&c->ctl.lock);
 	control_flush_locked(c);
 	pthread_mutex_unlock(&c->ctl.lock);
@@ -177,7 +197,7 @@ static void drain(struct verbs_conn *c)
 		}
 	}
 	if (n < 0)
-		peer_is_bad(c, "the error of polling completions", (uint64_t)-n);
+		device_is_bad(c, "Polling the completions", -EIO);
 }
 
 /* The control connection is gone.  Without BYE that is the peer's death. */
@@ -255,10 +275,13 @@ static void rearm(struct verbs_conn *c)
 {
 	struct ibv_cq *cq;
 	void *ctx;
+	int rc;
 
 	while (!ibv_get_cq_event(c->ctl.comp, &cq, &ctx))
 		c->ctl.nr_events++;
-	(void)ibv_req_notify_cq(c->ctl.cq, 0);
+	rc = -ibv_req_notify_cq(c->ctl.cq, 0);
+	if (rc)
+		device_is_bad(c, "Arming the completions", rc);
 }
 
 void *control_pump(void *conn)

@@ -41,9 +41,11 @@ enum verbs_fake_call {
 	FAKE_POST_WRITE, /* posting a list that begins with an RDMA write */
 	FAKE_POST_FRAME, /* posting a SEND on a data channel */
 	FAKE_POST_CONTROL, /* posting a SEND on a control queue */
-	FAKE_POST_RECV,
-	FAKE_POLL_CQ,
-	FAKE_NOTIFY_CQ,
+	FAKE_POST_RECV, /* posting a receive, of either kind */
+	FAKE_POLL_CHANNEL, /* ibv_poll_cq() of a data channel */
+	FAKE_POLL_CONTROL,
+	FAKE_NOTIFY_CHANNEL, /* ibv_req_notify_cq() */
+	FAKE_NOTIFY_CONTROL,
 	FAKE_QUERY_DEVICE,
 	FAKE_QUERY_PORT,
 	FAKE_CALL_NR,
@@ -83,12 +85,13 @@ enum verbs_fake_wr {
 };
 
 #define FAKE_WC_LOST (-1) /* carried out, but no completion ever tells the sender */
+#define FAKE_WC_UNHEARD (-2) /* a SEND that completes, but not at the receiver */
 
 /*
  * verbs_fake_wc - the @n-th such work request completes with @status.
  *
  * An enum ibv_wc_status: it is not carried out, and its queue pair is in the error
- * state afterwards.  Or FAKE_WC_LOST.
+ * state afterwards.  Or one of the FAKE_WC_*.
  */
 void verbs_fake_wc(enum verbs_fake_wr which, unsigned n, int status);
 

@@ -7,6 +7,8 @@
  *	rdma_accept()    both queue pairs are joined, and both sides ESTABLISHED
  *	disconnection    own queue pair in error; DISCONNECTED for both sides
  *
+ *	destruction      of one that was asked to accept: the peer is rejected
+ *
  * As with a real device the peer's queue pair stays as it is until the peer itself
  * disconnects.
  */
@@ -205,6 +207,8 @@ int rdma_destroy_id(struct rdma_cm_id *base)
 		fake_misuse("an identifier is destroyed that has a queue pair");
 	disconnect(id, false);
 	move_events(id, (struct fake_channel *)base->channel, NULL);
+	if (id->peer && id->passive && !id->answered)
+		fake_push(id->peer, RDMA_CM_EVENT_REJECTED, REJ_CONSUMER_DEFINED, NULL, 0);
 	if (id->peer)
 		id->peer->peer = NULL;
 	for (at = &fake.ids; *at != id; at = &(*at)->next)
@@ -391,7 +395,7 @@ int rdma_accept(struct rdma_cm_id *base, struct rdma_conn_param *param)
 		rc = -1;
 	} else {
 		fake_qp_pair((struct fake_qp *)base->qp, (struct fake_qp *)peer->base.qp);
-		id->connected = peer->connected = true;
+		id->connected = peer->connected = id->answered = true;
 		fake_push(id, RDMA_CM_EVENT_ESTABLISHED, 0, NULL, 0);
 		fake_push(peer, RDMA_CM_EVENT_ESTABLISHED, 0, param->private_data,
 			  param->private_data_len);
@@ -405,8 +409,9 @@ int rdma_reject(struct rdma_cm_id *base, const void *data, uint8_t len)
 	struct fake_id *id = (struct fake_id *)base;
 
 	pthread_mutex_lock(&fake.lock);
-	if (id->peer)
+	if (id->peer && !id->answered)
 		fake_push(id->peer, RDMA_CM_EVENT_REJECTED, REJ_CONSUMER_DEFINED, data, len);
+	id->answered = true;
 	pthread_mutex_unlock(&fake.lock);
 	return 0;
 }

@@ -38,6 +38,7 @@ struct fake_id {
 	struct fake_id *next, *peer;
 	bool listening, connected;
 	bool passive; /* made by a request */
+	bool answered; /* the request was accepted or rejected */
 	bool data; /* its greeting is that of a data channel */
 	in_port_t port;
 };

@@ -114,13 +114,22 @@ void ibv_ack_cq_events(struct ibv_cq *cq, unsigned int nr)
 	pthread_mutex_unlock(&fake.lock);
 }
 
+/* Does @base belong to a data channel?  The lock is held. */
+static bool of_channel(const struct ibv_cq *base)
+{
+	for (struct fake_qp *qp = fake.qps; qp; qp = qp->next)
+		if (qp->base.recv_cq == base)
+			return qp->id->data;
+	return false;
+}
+
 int fake_poll_cq(struct ibv_cq *base, int nr, struct ibv_wc *wc)
 {
 	struct fake_cq *cq = (struct fake_cq *)base;
 	int n = 0;
 
 	pthread_mutex_lock(&fake.lock);
-	if (fake_fails(FAKE_POLL_CQ))
+	if (fake_fails(of_channel(base) ? FAKE_POLL_CHANNEL : FAKE_POLL_CONTROL))
 		n = -1;
 	else
 		for (; n < nr && cq->nr; n++, cq->nr--, cq->at = (cq->at + 1) % FAKE_CQ_MAX)
@@ -135,7 +144,7 @@ int fake_req_notify(struct ibv_cq *base, int solicited)
 
 	(void)solicited;
 	pthread_mutex_lock(&fake.lock);
-	if (fake_fails(FAKE_NOTIFY_CQ))
+	if (fake_fails(of_channel(base) ? FAKE_NOTIFY_CHANNEL : FAKE_NOTIFY_CONTROL))
 		rc = errno;
 	else
 		((struct fake_cq *)base)->armed = true;
@@ -318,8 +327,8 @@ int fake_post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr, struct ibv_recv_
 	return rc;
 }
 
-/* A SEND from @qp.  The lock is held. */
-static enum ibv_wc_status do_send(struct fake_qp *qp, const struct ibv_sge *from)
+/* A SEND from @qp; the receiver is not told of it if @unheard.  The lock is held. */
+static enum ibv_wc_status do_send(struct fake_qp *qp, const struct ibv_sge *from, bool unheard)
 {
 	struct fake_qp *to = qp->peer;
 	const struct ibv_sge *sge = &to->rq[to->rq_at].sge;
@@ -334,7 +343,8 @@ static enum ibv_wc_status do_send(struct fake_qp *qp, const struct ibv_sge *from
 	memcpy((void *)(uintptr_t)sge->addr, (const void *)(uintptr_t)from->addr, from->length);
 	to->rq_at = (to->rq_at + 1) % FAKE_RQ_MAX;
 	to->rq_nr--;
-	received(to, wr_id, IBV_WC_SUCCESS, from->length);
+	if (!unheard)
+		received(to, wr_id, IBV_WC_SUCCESS, from->length);
 	return IBV_WC_SUCCESS;
 }
 
@@ -367,19 +377,22 @@ static enum ibv_wc_status execute(struct fake_qp *qp, const struct ibv_send_wr *
 	struct fake_fault *fault = &fake.wr[wr_kind(qp, wr)];
 	const struct ibv_sge *sge = wr->sg_list;
 
+	bool unheard = false;
+
 	*lost = false;
 	if (qp->dead)
 		return IBV_WC_WR_FLUSH_ERR;
 	if (fake_fires(fault)) {
 		*lost = fault->code == FAKE_WC_LOST;
-		if (!*lost)
+		unheard = fault->code == FAKE_WC_UNHEARD;
+		if (!*lost && !unheard)
 			return (enum ibv_wc_status)fault->code;
 	}
 	if (!qp->peer || qp->peer->dead)
 		return IBV_WC_RETRY_EXC_ERR;
 	if (!fake_covered(qp->base.pd, sge->lkey, sge->addr, sge->length, 0))
 		return IBV_WC_LOC_PROT_ERR;
-	return wr->opcode == IBV_WR_SEND ? do_send(qp, sge) : do_write(qp, wr);
+	return wr->opcode == IBV_WR_SEND ? do_send(qp, sge, unheard) : do_write(qp, wr);
 }
 
 /* @qp's request failed: what becomes of the queue pairs.  The lock is held. */
