@@ -3,7 +3,6 @@
 #include "info.h"
 
 #include <getopt.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,24 +11,9 @@
 /*
  * tern info: what this host can do, and what is in the way.
  *
- * The collectors (info_kernel.c, info_host.c) ask the machine and add facts;
+ * The collectors (info_kernel.c, info_host.c, info_rdma.c) ask the machine and add facts;
  * this file prints them.  Asking changes nothing on the host.
  */
-
-void info_add(struct info *info, const char *section, const char *key, json_t *value,
-	      const char *todo, const char *text, ...)
-{
-	char buf[256];
-	va_list ap;
-
-	va_start(ap, text);
-	vsnprintf(buf, sizeof(buf), text, ap);
-	va_end(ap);
-	json_array_append_new(info->facts,
-			      json_pack("{ss, ss, so, ss, ss?}", "section", section, "key", key,
-					"value", value ? value : json_null(), "text", buf, "todo",
-					todo));
-}
 
 /* fact_text - member @name of a fact; "" if it has none. */
 static const char *fact_text(const json_t *fact, const char *name)
@@ -42,16 +26,18 @@ static const char *fact_text(const json_t *fact, const char *name)
 /* info_print_human - a line per fact, sections apart, advice below what it concerns. */
 static void info_print_human(const struct info *info)
 {
-	const char *section = "";
+	const char *section = "", *key = "";
 	json_t *fact;
 	size_t i;
 
 	json_array_foreach(info->facts, i, fact)
 	{
 		bool same = !strcmp(section, fact_text(fact, "section"));
+		bool again = same && !strcmp(key, fact_text(fact, "key"));
 
 		section = fact_text(fact, "section");
-		printf("%-12s  %-18s  %s\n", same ? "" : section, fact_text(fact, "key"),
+		key = fact_text(fact, "key");
+		printf("%-12s  %-18s  %s\n", same ? "" : section, again ? "" : key,
 		       fact_text(fact, "text"));
 		if (*fact_text(fact, "todo"))
 			printf("%-12s  %-18s    -> %s\n", "", "", fact_text(fact, "todo"));
@@ -77,7 +63,8 @@ static json_t *info_to_json(const struct info *info)
 			json_object_set_new(root, section, json_object());
 			group = json_object_get(root, section);
 		}
-		json_object_set(group, key, json_object_get(fact, "value"));
+		if (json_is_true(json_object_get(fact, "is_fact")))
+			json_object_set(group, key, json_object_get(fact, "value"));
 		if (*fact_text(fact, "todo"))
 			json_array_append_new(todo, json_pack("{ss++, ss}", "fact", section, ".",
 							      key, "do", fact_text(fact, "todo")));
@@ -166,6 +153,7 @@ int cmd_info(int argc, char **argv)
 	info_cpus(&info);
 	info_memory(&info);
 	info_transports(&info);
+	info_rdma(&info);
 	ret = CLI_EXIT_OK;
 	if (json)
 		ret = info_print_json(&info);

@@ -24,6 +24,14 @@ struct info {
 void info_add(struct info *info, const char *section, const char *key, json_t *value,
 	      const char *todo, const char *text, ...) __attribute__((format(printf, 6, 7)));
 
+/*
+ * info_line - a line more about the fact @key, for people; its advice is in JSON too.
+ *
+ * Not a fact of its own: @key must be one, or begin with one.
+ */
+void info_line(struct info *info, const char *section, const char *key, const char *todo,
+	       const char *text, ...) __attribute__((format(printf, 5, 6)));
+
 /* The collectors, one per subject. */
 void info_kernel(struct info *info);
 void info_userfaultfd(struct info *info);
@@ -31,5 +39,6 @@ void info_kvm(struct info *info);
 void info_cpus(struct info *info);
 void info_memory(struct info *info);
 void info_transports(struct info *info);
+void info_rdma(struct info *info);
 
 #endif

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <inttypes.h>
+#include <dirent.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include "info.h"
+#include "info_rdma.h"
 #include "topology.h"
 #include "zero.h"
 
@@ -18,7 +20,6 @@
 
 #define HUGE_DIR "/sys/kernel/mm/hugepages/"
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage/"
-#define RDMA_DIR "/sys/class/infiniband/"
 
 #define GIB ((double)(1 << 30))
 #define MEMLOCK_ENOUGH (64ull << 20) /* bytes; below it zero-copy sends soon fail */
@@ -163,47 +164,6 @@ void info_memory(struct info *info)
 		 "write advise into " THP_DIR "shmem_enabled for fewer faults in memfd guest RAM");
 }
 
-/* rdma_port_state - state of @device's first port, such as "ACTIVE". */
-static void rdma_port_state(const char *device, char *buf, size_t size)
-{
-	char path[320], line[64];
-	const char *colon;
-
-	snprintf(path, sizeof(path), RDMA_DIR "%s/ports/1/state", device);
-	if (!read_line(path, line, sizeof(line)))
-		snprintf(line, sizeof(line), "unknown");
-	colon = strchr(line, ':');
-	snprintf(buf, size, "%s", colon ? colon + 1 + strspn(colon + 1, " ") : line);
-}
-
-/* info_rdma_devices - those that the kernel has, whether this build can use them or not. */
-static void info_rdma_devices(struct info *info)
-{
-	DIR *dir = opendir(RDMA_DIR);
-	unsigned nr = 0;
-
-	for (struct dirent *d; dir && (d = readdir(dir));) {
-		char state[64];
-
-		if (d->d_name[0] == '.')
-			continue;
-		rdma_port_state(d->d_name, state, sizeof(state));
-		nr++;
-		info_add(info, "rdma", d->d_name, json_pack("{ss}", "state", state),
-			 strcmp(state, "ACTIVE") ? "connect the port and bring its network "
-						   "interface up"
-						 : NULL,
-			 "port 1 %s", state);
-	}
-	if (dir)
-		closedir(dir);
-	info_add(info, "rdma", "devices", json_integer(nr),
-		 nr ? NULL
-		    : "load the driver of an RDMA NIC, or try soft-RoCE: rdma link add rxe0 "
-		      "type rxe netdev INTERFACE",
-		 "%u", nr);
-}
-
 void info_transports(struct info *info)
 {
 	info_add(info, "transports", "tcp", json_true(), NULL, "yes");
@@ -215,5 +175,81 @@ void info_transports(struct info *info)
 		 "install libibverbs-dev and librdmacm-dev and build with -Drdma=enabled",
 		 "not in this build");
 #endif
-	info_rdma_devices(info);
+}
+
+#define NO_DEVICE                                                                               \
+	"load the driver of an RDMA NIC, or try soft-RoCE: rdma link add rxe0 type rxe netdev " \
+	"INTERFACE"
+
+/* kernel_devices - RDMA devices that the kernel has. */
+static int kernel_devices(void)
+{
+	DIR *dir = opendir("/sys/class/infiniband");
+	int nr = 0;
+
+	for (struct dirent *d; dir && (d = readdir(dir));)
+		nr += d->d_name[0] != '.';
+	if (dir)
+		closedir(dir);
+	return nr;
+}
+
+#ifdef HAVE_RDMA
+/* memory_node - the node with most of the memory; -1 if none has clearly more than others. */
+static int memory_node(void)
+{
+	struct topology *t;
+	uint64_t best = 0, second = 0;
+	int node = -1;
+
+	if (topology_new(&t))
+		return -1;
+	for (unsigned i = 0; i < topology_nr_nodes(t); i++) {
+		uint64_t bytes = topology_node_bytes(t, i);
+
+		if (bytes > best) {
+			second = best;
+			best = bytes;
+			node = topology_node_id(t, i);
+		} else if (bytes > second) {
+			second = bytes;
+		}
+	}
+	topology_delete(&t);
+	return second && best < second + second / 4 ? -1 : node;
+}
+
+/* Those that verbs show; how many, or -errno. */
+static int info_rdma_devices(struct info *info)
+{
+	struct rdma_device_info *v;
+	int nr = rdma_query(&v), node = nr > 0 ? memory_node() : -1;
+
+	for (int i = 0; i < nr; i++)
+		info_rdma_device(info, &v[i], node);
+	free(v);
+	return nr;
+}
+#else
+static int info_rdma_devices(struct info *info)
+{
+	(void)info;
+	return 0;
+}
+#endif
+
+void info_rdma(struct info *info)
+{
+	int there = kernel_devices(), shown;
+	const char *todo = NULL;
+
+	if (there)
+		info_rdma_files(info, "/dev");
+	shown = info_rdma_devices(info);
+	if (!there)
+		todo = NO_DEVICE;
+	else if (shown < there)
+		todo = "verbs do not show all devices of the kernel: install their user-space "
+		       "drivers (ibverbs-providers), and load ib_uverbs";
+	info_add(info, "rdma", "devices", json_integer(there), todo, "%d", there);
 }
