@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#define _GNU_SOURCE
 #include "link.h"
 
 #include <errno.h>
@@ -183,6 +184,7 @@ static void *link_main(void *arg)
 	struct tern_error err;
 	int r = 0;
 
+	pthread_setname_np(pthread_self(), "tern-control");
 	error_clear(&err);
 	while (!r && wait_for_room(l))
 		r = link_turn(l, buf, &msg, &err);
