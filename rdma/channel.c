@@ -103,12 +103,13 @@ static int vchan_qp(struct verbs_channel *ch, struct tern_error *err)
 	};
 	int rc = 0;
 
-	if (rdma_create_qp(ch->id, c->pd_data, &attr))
+	rc = vqp_create(ch->id, c->pd_data, &attr, &ch->q);
+	if (rc)
 		return error_channel(
-			err, -errno, ch->base.index,
+			err, rc, ch->base.index,
 			"Device %s gave no queue pair of %u entries for channel %u: %s; "
 			"use fewer --channels",
-			c->device, ch->sq_size, ch->base.index, error_name(-errno));
+			c->device, ch->sq_size, ch->base.index, error_name(rc));
 	ch->qp_num = ch->id->qp->qp_num;
 	ch->posting = true;
 	for (unsigned i = 0; i < ch->ring && !rc; i++)
@@ -422,19 +423,6 @@ int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, si
 		.bytes = atomic_load_explicit(&ch->fig.bytes, memory_order_relaxed),
 		.writes = atomic_load_explicit(&ch->fig.writes, memory_order_relaxed),
 	};
-	struct ibv_sge sge = {
-		.addr = (uintptr_t)slot_at(ch, slot),
-		.length = (uint32_t)(DATA_HEADER_LEN + len),
-		.lkey = ch->mr->lkey,
-	};
-	struct ibv_send_wr wr = {
-		.wr_id = ch->sq_head,
-		.sg_list = &sge,
-		.num_sge = 1,
-		.opcode = IBV_WR_SEND,
-		.send_flags = IBV_SEND_SIGNALED,
-	};
-	struct ibv_send_wr *bad;
 	int rc = 0;
 
 	data_header_put(slot_at(ch, slot), &h);
@@ -442,7 +430,9 @@ int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, si
 		memcpy(slot_at(ch, slot) + DATA_HEADER_LEN, payload, len);
 	ch->sq[ch->sq_head % ch->sq_size] = (struct sq_entry){ .slot = (int)slot };
 	pthread_mutex_lock(&ch->post_lock);
-	rc = ch->posting ? -ibv_post_send(ch->id->qp, &wr, &bad) : -ECANCELED;
+	rc = ch->posting ? vqp_send(&ch->q, ch->sq_head, slot_at(ch, slot),
+				    (uint32_t)(DATA_HEADER_LEN + len), ch->mr->lkey)
+			 : -ECANCELED;
 	pthread_mutex_unlock(&ch->post_lock);
 	if (rc) {
 		ch->free_slots[ch->nr_free++] = (uint8_t)slot;

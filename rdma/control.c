@@ -48,12 +48,13 @@ static int control_qp(struct verbs_conn *c, struct tern_error *err)
 			.max_recv_sge = 1,
 		},
 	};
+	int rc = vqp_create(c->id, c->pd_control, &attr, &c->ctl.q);
 
-	if (!rdma_create_qp(c->id, c->pd_control, &attr))
+	if (!rc)
 		return 0;
-	return error_session(err, -errno,
+	return error_session(err, rc,
 			     "Device %s gave no queue pair for the control queue to %s: %s",
-			     c->device, c->peer, error_name(-errno));
+			     c->device, c->peer, error_name(rc));
 }
 
 /* The sentence for a queue that could not be made. */
@@ -179,25 +180,13 @@ static int control_post(struct verbs_conn *c, uint16_t type, const void *payload
 				.credits = (uint16_t)q->owe,
 				.msg_credits = (uint16_t)q->owe_msgs,
 				.len = len };
-	struct ibv_sge sge = {
-		.addr = (uintptr_t)slot_at(q, slot),
-		.length = CTL_HEADER_LEN + len,
-		.lkey = q->mr->lkey,
-	};
-	struct ibv_send_wr wr = {
-		.wr_id = (uint64_t)type << 32 | slot,
-		.sg_list = &sge,
-		.num_sge = 1,
-		.opcode = IBV_WR_SEND,
-		.send_flags = IBV_SEND_SIGNALED,
-	};
-	struct ibv_send_wr *bad;
 	int rc;
 
 	ctl_header_put(slot_at(q, slot), &h);
 	if (len)
 		memcpy(slot_at(q, slot) + CTL_HEADER_LEN, payload, len);
-	rc = -ibv_post_send(c->id->qp, &wr, &bad);
+	rc = vqp_send(&q->q, (uint64_t)type << 32 | slot, slot_at(q, slot), CTL_HEADER_LEN + len,
+		      q->mr->lkey);
 	if (rc) {
 		q->free_slots[q->nr_free++] = (uint8_t)slot;
 		return rc;

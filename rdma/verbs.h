@@ -170,6 +170,20 @@ struct keys {
 	_Atomic uint64_t reg_ns, reg_bytes, reg_peak; /* figures */
 };
 
+/* ---- queue pairs ---- */
+
+struct verbs_qp {
+	struct ibv_qp *qp;
+	struct ibv_qp_ex *ex; /* NULL: the provider has no ibv_wr_* */
+	uint32_t max_inline; /* bytes */
+};
+
+/* One RDMA write. */
+struct verbs_write {
+	uint64_t local, remote; /* addresses */
+	uint32_t len, lkey, rkey;
+};
+
 /* ---- control queue ---- */
 
 struct ctl_frame { /* of the transport's own, waiting to be sent */
@@ -186,6 +200,7 @@ struct ctl_message { /* of the engine, waiting for recv() */
 };
 
 struct control {
+	struct verbs_qp q;
 	struct ibv_comp_channel *comp;
 	struct ibv_cq *cq;
 	struct ibv_mr *mr; /* of buf */
@@ -232,6 +247,7 @@ struct verbs_channel {
 	struct transport_channel base;
 	struct verbs_conn *conn;
 	struct rdma_cm_id *id; /* owned; set under conn->lock */
+	struct verbs_qp q; /* of id */
 	struct ibv_comp_channel *comp;
 	struct ibv_cq *cq;
 	struct ibv_mr *mr; /* of buf */
@@ -456,6 +472,27 @@ void vconn_revoke(struct transport_conn *conn);
 void vconn_abort(struct transport_conn *conn);
 void vconn_close(struct transport_conn *conn);
 void vconn_stats(const struct transport_conn *conn, struct transport_conn_stats *out);
+
+/* qp.c */
+/*
+ * vqp_create - make the queue pair of @id in @pd.
+ *
+ * With ibv_wr_* and inline sends if the provider has them.  attr->cap becomes what it
+ * has.  0 or -errno.
+ */
+int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr,
+	       struct verbs_qp *out);
+
+/* vqp_send - post one SEND, signalled.  0 or -errno.  One poster at a time, as for vqp_write(). */
+int vqp_send(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey);
+
+/*
+ * vqp_write - post @nr writes (1 … CHAN_BATCH); the last one is signalled.
+ *
+ * They are numbered from @wr_id.  0 or -errno; *taken: how many were posted.
+ */
+int vqp_write(struct verbs_qp *q, uint64_t wr_id, const struct verbs_write *v, unsigned nr,
+	      unsigned *taken);
 
 /* control.c */
 int control_open(struct verbs_conn *c, struct tern_error *err);

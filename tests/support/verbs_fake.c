@@ -174,10 +174,16 @@ void verbs_fake_reset(void)
 	fake.fired = 0;
 	fake.absent = false;
 	fake.hold = false;
+	fake_take_environment();
 	fake_release_held();
 	fake.device = (struct ibv_device_attr)USUAL_DEVICE;
 	fake.port = (struct ibv_port_attr)USUAL_PORT;
 	pthread_mutex_unlock(&fake.lock);
+}
+
+__attribute__((constructor)) static void begin(void)
+{
+	fake_take_environment();
 }
 
 /* Whatever the program tested: at its end nothing of the device may be left. */

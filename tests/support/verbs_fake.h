@@ -111,6 +111,12 @@ void verbs_fake_qp_error(bool data);
  */
 void verbs_fake_memlock(uint64_t source, uint64_t destination);
 
+/* verbs_fake_legacy - the device has no ibv_wr_* functions from now on. */
+void verbs_fake_legacy(bool on);
+
+/* verbs_fake_max_inline - most bytes that a send can carry inline; 0: none. */
+void verbs_fake_max_inline(uint32_t bytes);
+
 /* verbs_fake_remove_device - every identifier gets a DEVICE_REMOVAL event. */
 void verbs_fake_remove_device(void);
 

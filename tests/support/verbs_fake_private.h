@@ -21,6 +21,8 @@
 
 #define FAKE_CQ_MAX 8192u
 #define FAKE_RQ_MAX 256u
+#define FAKE_BUILT_MAX 64u
+#define FAKE_INLINE_MAX 256u
 
 struct fake_event {
 	struct rdma_cm_event base; /* first: freed as such */
@@ -68,7 +70,10 @@ struct fake_cq {
 };
 
 struct fake_qp {
-	struct ibv_qp base;
+	union {
+		struct ibv_qp base;
+		struct ibv_qp_ex ex; /* begins with it */
+	};
 	struct fake_qp *next; /* in fake.qps */
 	struct fake_qp *peer; /* NULL: not connected, or gone */
 	struct fake_id *id;
@@ -79,6 +84,11 @@ struct fake_qp {
 		uint64_t wr_id;
 		struct ibv_sge sge;
 	} rq[FAKE_RQ_MAX];
+	/* ibv_wr_*: the poster's. */
+	bool building;
+	unsigned nr_built;
+	struct ibv_send_wr built[FAKE_BUILT_MAX];
+	struct ibv_sge built_sge[FAKE_BUILT_MAX];
 };
 
 /* A completion that waits to be delivered. */
@@ -100,6 +110,8 @@ struct fake {
 	struct fake_fault call[FAKE_CALL_NR], answer[FAKE_ANSWER_NR], wr[FAKE_WR_NR];
 	unsigned fired;
 	bool absent, hold;
+	bool legacy; /* no ibv_wr_* */
+	uint32_t max_inline;
 	struct ibv_device_attr device;
 	struct ibv_port_attr port;
 	unsigned objects;
@@ -147,6 +159,10 @@ int fake_post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr, struct ibv_recv_
 void fake_release_held(void);
 void fake_qp_error(struct fake_qp *qp);
 void fake_qp_pair(struct fake_qp *a, struct fake_qp *b);
+
+/* verbs_fake_wr.c */
+void fake_qp_init_ex(struct fake_qp *qp);
+void fake_take_environment(void);
 
 /* verbs_fake_cm.c; the lock is held. */
 void fake_push(struct fake_id *id, enum rdma_cm_event_type type, int status, const void *data,

@@ -390,7 +390,8 @@ static enum ibv_wc_status execute(struct fake_qp *qp, const struct ibv_send_wr *
 	}
 	if (!qp->peer || qp->peer->dead)
 		return IBV_WC_RETRY_EXC_ERR;
-	if (!fake_covered(qp->base.pd, sge->lkey, sge->addr, sge->length, 0))
+	if (!(wr->send_flags & IBV_SEND_INLINE) &&
+	    !fake_covered(qp->base.pd, sge->lkey, sge->addr, sge->length, 0))
 		return IBV_WC_LOC_PROT_ERR;
 	return wr->opcode == IBV_WR_SEND ? do_send(qp, sge, unheard) : do_write(qp, wr);
 }
