@@ -13,7 +13,7 @@
  * must not hold up those whose completion will free some.  notify() and
  * fence() wait until nothing is pending.
  *
- * Work requests are posted in linked lists; the last of a list is signalled.
+ * Work requests are posted in lists; the last of a list is signalled.
  */
 
 #include <errno.h>
@@ -124,53 +124,39 @@ static unsigned sq_room(const struct verbs_channel *ch)
 	return used + 2 >= ch->sq_size ? 0 : (unsigned)(ch->sq_size - 2 - used);
 }
 
-/* Fill work request @i of a list for @p. */
-static void fill_wr(struct verbs_channel *ch, const struct pending *p, struct ibv_send_wr *wr,
-		    struct ibv_sge *sge, unsigned i)
+/* Write @i of a list, for @p. */
+static void fill_write(struct verbs_channel *ch, const struct pending *p, struct verbs_write *v,
+		       unsigned i)
 {
 	const struct extent *e = p->key->extent;
 
-	sge[i] = (struct ibv_sge){
-		.addr = (uintptr_t)ch->conn->mem[e->region].hva + p->offset,
-		.length = (uint32_t)p->len,
+	v[i] = (struct verbs_write){
+		.local = (uintptr_t)ch->conn->mem[e->region].hva + p->offset,
+		.remote = p->key->remote_va + (p->offset - e->offset),
+		.len = (uint32_t)p->len,
 		.lkey = e->mr->lkey,
+		.rkey = p->key->rkey,
 	};
-	wr[i] = (struct ibv_send_wr){
-		.wr_id = ch->sq_head + i,
-		.sg_list = &sge[i],
-		.num_sge = 1,
-		.opcode = IBV_WR_RDMA_WRITE,
-		.wr.rdma = { .remote_addr = p->key->remote_va + (p->offset - e->offset),
-			     .rkey = p->key->rkey },
-	};
-	if (i)
-		wr[i - 1].next = &wr[i];
 	ch->sq[(ch->sq_head + i) % ch->sq_size] = (struct sq_entry){ p->key, -1 };
 }
 
-/* Give a list of @nr work requests to the device. */
-static int post_list(struct verbs_channel *ch, struct ibv_send_wr *wr, unsigned nr,
+/* Give a list of @nr writes to the device. */
+static int post_list(struct verbs_channel *ch, const struct verbs_write *v, unsigned nr,
 		     struct tern_error *err)
 {
-	struct ibv_send_wr *bad = NULL;
-	int rc;
+	unsigned taken;
+	int rc = vqp_write(&ch->q, ch->sq_head, v, nr, &taken);
 
-	wr[nr - 1].send_flags = IBV_SEND_SIGNALED;
-	rc = -ibv_post_send(ch->id->qp, wr, &bad);
-	if (rc) {
-		/* What was taken before @bad counts; the rest goes back. */
-		unsigned taken = bad ? (unsigned)(bad - wr) : 0;
-
-		for (unsigned i = taken; i < nr; i++)
-			keys_drop(ch->conn, ch->sq[(ch->sq_head + i) % ch->sq_size].key);
-		ch->sq_head += taken;
+	/* What was not taken goes back. */
+	for (unsigned i = taken; i < nr; i++)
+		keys_drop(ch->conn, ch->sq[(ch->sq_head + i) % ch->sq_size].key);
+	ch->sq_head += taken;
+	if (rc)
 		return vchan_failed(ch, rc, err,
 				    "Posting writes on channel %u to %s failed (device %s, queue "
 				    "pair %u): %s",
 				    ch->base.index, ch->conn->peer, ch->conn->device, ch->qp_num,
 				    error_name(rc));
-	}
-	ch->sq_head += nr;
 	ch->sq_signalled = ch->sq_head;
 	return 0;
 }
@@ -178,8 +164,7 @@ static int post_list(struct verbs_channel *ch, struct ibv_send_wr *wr, unsigned 
 /* Move what is ready from pending[] to the send queue, one list.  How many, or -errno. */
 static int post_ready(struct verbs_channel *ch, struct tern_error *err)
 {
-	struct ibv_send_wr wr[CHAN_BATCH];
-	struct ibv_sge sge[CHAN_BATCH];
+	struct verbs_write v[CHAN_BATCH];
 	unsigned room = sq_room(ch), nr = 0, kept = 0, i = 0;
 	int rc;
 
@@ -189,7 +174,7 @@ static int post_ready(struct verbs_channel *ch, struct tern_error *err)
 		struct pending *p = &ch->pending[i];
 
 		if (atomic_load_explicit(&p->key->state, memory_order_acquire) == KEY_READY) {
-			fill_wr(ch, p, wr, sge, nr++);
+			fill_write(ch, p, v, nr++);
 			figure_add(&ch->fig.bytes, p->len);
 			figure_add(&ch->fig.writes, p->last);
 		} else {
@@ -202,7 +187,7 @@ static int post_ready(struct verbs_channel *ch, struct tern_error *err)
 	ch->nr_pending -= i - kept;
 	if (!nr)
 		return 0;
-	rc = post_list(ch, wr, nr, err);
+	rc = post_list(ch, v, nr, err);
 	return rc ? rc : (int)nr;
 }
 
