@@ -40,6 +40,14 @@
 #define NR_REGIONS 66u
 #define STATE_BYTES 20000u
 
+unsigned scene_slowness(void)
+{
+	const char *text = getenv("TERN_TEST_SLOWNESS");
+	unsigned long n = text ? strtoul(text, NULL, 10) : 1;
+
+	return n < 1 ? 1 : n > 20 ? 20 : (unsigned)n;
+}
+
 void problem_add(char *problems, const char *fmt, ...)
 {
 	size_t used = strlen(problems);

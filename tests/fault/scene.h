@@ -28,15 +28,21 @@
 #endif
 #endif
 #ifdef SCENE_SLOW
-#define SCENE_PEER_TIMEOUT_MS 1500u
+#define SCENE_PEER_TIMEOUT_MS (1500u * scene_slowness())
 #else
-#define SCENE_PEER_TIMEOUT_MS 400u
+#define SCENE_PEER_TIMEOUT_MS (400u * scene_slowness())
 #endif
 
 /* A session that has not ended after this hangs. */
 #define SCENE_BOUND_MS ((int)(20 * SCENE_PEER_TIMEOUT_MS + 20000))
 
 #define SCENE_PROBLEMS_MAX 1024
+
+/*
+ * scene_slowness - how many times slower than usual this machine is: TERN_TEST_SLOWNESS
+ * in the environment (1 to 20), such as in a VM with emulated CPUs; else 1.
+ */
+unsigned scene_slowness(void);
 
 /* What else goes on in the scene. */
 enum scene_plot {

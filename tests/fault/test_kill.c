@@ -462,9 +462,13 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		return 2;
 	snprintf(unix_uri, sizeof(unix_uri), "unix:/tmp/tern-kill-%d", (int)getpid());
+	const char *uri = !strcmp(argv[1], "tcp")    ? "tcp:127.0.0.1:0"
+			  : !strcmp(argv[1], "rdma") ? "rdma::0"
+						     : unix_uri;
+
 	for (size_t i = 0; i < NR_SCENARIOS; i++) {
 		plays[i] = empty;
-		plays[i].lane = strcmp(argv[1], "tcp") ? unix_uri : "tcp:127.0.0.1:0";
+		plays[i].lane = uri;
 		plays[i].sc = &scenarios[i];
 		tests[i] = (struct CMUnitTest){
 			.name = scenarios[i].name,
