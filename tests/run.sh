@@ -5,6 +5,7 @@
 #
 # Installs what is missing (as root or through sudo), then builds and runs
 #   plain   all suites, quick ones first
+#   lab     the suites that need an RDMA device, in a VM that has one (tests/lab)
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
@@ -34,7 +35,8 @@ usage()
 	  --leave-out LIST    parts of the machine or of this run to do without, by
 	                      name, separated by commas: kvm, hugetlb, userfaultfd,
 	                      qemu, ipv6, lab, asan, tsan, fuzz
-	  --suite NAME        only unit, cli, integration, fault, perf, ... or fuzz
+	  --suite NAME        only unit, cli, integration, fault, perf, lab, ... or fuzz;
+	                      or lab-tool: all tests of the lab itself (10 minutes)
 	  --jobs N            tests and compilers at a time (default: CPUs)
 	  --build-root DIR    where the builds and logs go (default: build-tests/)
 	  --fuzz-seconds N    how long each fuzz target runs (default: 20)
@@ -207,6 +209,43 @@ test_plain()
 	run_suites plain 1 perf
 }
 
+# run_lab_tool NAME TEST... - tests of the lab itself, by name; without names all of them
+run_lab_tool()
+{
+	local name=$1 log=$build_root/$1.txt
+
+	shift
+	if python3 "$root/tests/lab/test_lab.py" "$@" >"$log" 2>&1; then
+		passed=$((passed + 1))
+		say "$name: passed (log: $log)"
+	else
+		step_failed "$name" "$log"
+	fi
+}
+
+# test_lab - the suites that need an RDMA device, and a few tests of the lab
+test_lab()
+{
+	local logs=$build_root/lab
+
+	if [ "$only_suite" = lab-tool ]; then
+		run_lab_tool lab-tool
+		return
+	fi
+	wants_suite lab || return 0
+	build plain --buildtype=debugoptimized -Drdma=enabled || return
+	rm -rf "$logs"
+	mkdir -p "$logs"
+	python3 "$root/tests/lab/run_suite.py" --build "$build_root/plain" --logs "$logs" |
+		tee "$logs/results.txt"
+	if [ -s "$logs/results.json" ]; then
+		count_results "$logs/results.json" lab
+	else
+		step_failed "lab: no test ran" "$logs/results.txt"
+	fi
+	run_lab_tool lab-tool-quick --quick
+}
+
 test_asan()
 {
 	timeout_multiplier=3
@@ -312,6 +351,9 @@ main()
 	if ! deps_install "${DEPS_BUILD[@]}" "${DEPS_TEST[@]}" >"$build_root/deps.log" 2>&1; then
 		step_failed "install the packages" "$build_root/deps.log"
 	fi
+	if ! is_left_out lab && ! deps_install "${DEPS_LAB[@]}" >>"$build_root/deps.log" 2>&1; then
+		step_failed "install the packages of the lab" "$build_root/deps.log"
+	fi
 	grep '^Installing' "$build_root/deps.log"
 	raise_resources
 	# The sanitizers want their address ranges free: run without address randomisation.
@@ -319,8 +361,11 @@ main()
 	if setarch "$(uname -m)" -R true 2>/dev/null; then
 		run_wrapper=(setarch "$(uname -m)" -R)
 	fi
-	if [ "$only_suite" != fuzz ]; then
+	if [ "$only_suite" = lab-tool ]; then
+		run_part lab test_lab
+	elif [ "$only_suite" != fuzz ]; then
 		run_part plain test_plain
+		run_part lab test_lab
 		run_part asan test_asan
 		run_part tsan test_tsan
 	fi

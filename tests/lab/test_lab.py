@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
-"""Tests of the lab itself: python3 tests/lab/test_lab.py [-v] [TestClass.test_name]
+"""Tests of the lab itself: python3 tests/lab/test_lab.py [--quick] [-v] [TestClass.test_name]
 
 Each start of a VM costs seconds, so a test checks as much as belongs together.
+--quick runs the few that every test run depends on: that the command's status and
+output are its own, that what goes wrong is an error, and that the wire can be cut.
 """
 
 import os
@@ -17,6 +19,9 @@ import unittest
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 LAB = os.path.join(HERE, "lab")
+QUICK = ("OneVm.test_output_status_and_surroundings", "OneVm.test_failed_set_up_is_told",
+         "OneVm.test_panic_is_an_error", "Ends.test_wrong_usage", "Ends.test_killed",
+         "TwoVms.test_wire_is_cut_and_restored_and_b_killed")
 LIMIT = 300     # seconds after which a lab hangs, however busy the machine is
 
 
@@ -266,4 +271,6 @@ class Several(LabTest):
 
 
 if __name__ == "__main__":
+    if "--quick" in sys.argv:
+        sys.argv[sys.argv.index("--quick"):] = QUICK
     unittest.main()

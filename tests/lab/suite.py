@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The list of what the test command runs in the lab: run_suite.py and inside.py read it.
+
+A machine is one start of the lab, with the options it needs; its tests run one
+after the other in VM a.  A test is a program, or a function of one of the
+case_*.py files.  Each counts as one, as everywhere in tests/run.sh.
+
+Times are limits, not measurements: CPUs are emulated, and the machine may be
+busy with other tests.  What the suite takes is a small part of their sum.
+"""
+
+import importlib
+import os
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Test:
+    """One test: a command with its environment, or a function."""
+
+    def __init__(self, name, seconds, command=None, function=None, environ=None):
+        self.name = name
+        self.seconds = seconds
+        self.command = command
+        self.function = function
+        self.environ = environ or {}
+
+
+class Machine:
+    """One start of the lab."""
+
+    def __init__(self, name, options, tests):
+        self.name = name
+        self.options = options
+        self.tests = tests
+
+
+def program(name, seconds, *command, **environ):
+    """A test that is a program."""
+    return Test(name, seconds, command=list(command), environ=environ)
+
+
+def cases(module, prefix):
+    """The functions prefix_* of tests/lab/<module>.py, in their order there."""
+    found = vars(importlib.import_module(module))
+    return [Test(f"{module[len('case_'):]}.{name.removeprefix('test_')}",
+                 getattr(function, "seconds", 60), function=function)
+            for name, function in found.items()
+            if name.startswith(prefix + "_") and callable(function)]
+
+
+def machines(build):
+    """All machines, for the programs built in the folder."""
+    integration = f"{build}/tests/integration"
+    fault = f"{build}/tests/fault"
+    slow = {"TERN_TEST_SLOWNESS": "4"}
+    return [
+        Machine("one", ["--hugepages", "64"], [
+            program("transport", 150, f"{integration}/test_transport", "rdma"),
+            program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all"),
+            program("migration", 400, f"{integration}/test_migration", "rdma:*",
+                    TERN_TEST_RDMA="1"),
+            # The whole of these runs over a fake device; here some of each.
+            program("walk", 200, f"{fault}/test_walk", "rdma", "cut_after_*", **slow),
+            program("calls", 200, f"{fault}/test_calls", "rdma", "cut_after_[wf]*", **slow),
+            program("kill", 200, f"{fault}/test_kill", "rdma", "*killed*", **slow),
+            *cases("case_bench", "test"),
+        ]),
+    ]
