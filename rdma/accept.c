@@ -176,13 +176,12 @@ static int check_bound(const struct verbs_listener *l, const char *text, struct 
 
 	if (!device || !*device || verbs_device_is(device, l->id))
 		return 0;
-	return error_session(err, -EADDRNOTAVAIL,
-			     "Listening on %s for RDMA failed: %s serves that address, not %s; give "
-			     "an address of that device, or no host",
-			     text,
-			     l->id->verbs ? ibv_get_device_name(l->id->verbs->device)
-					  : "no single device",
-			     device);
+	return error_session(
+		err, -EADDRNOTAVAIL,
+		"Listening on %s for RDMA failed: %s serves that address, not %s; give "
+		"an address of that device, or no host",
+		text, l->id->verbs ? ibv_get_device_name(l->id->verbs->device) : "no single device",
+		device);
 }
 
 /* Bind and listen on the first address that works.  0 or -errno with *err. */
@@ -282,11 +281,11 @@ static void turn_away(struct verbs_listener *l, const char *peer, int code, cons
 }
 
 /* Drop waiting connection @i. */
-static void waiting_drop(struct verbs_listener *l, unsigned i, const char *why)
+static void waiting_drop(struct verbs_listener *l, unsigned i, int code, const char *why)
 {
 	struct verbs_conn *c = waiting_take(l, i);
 
-	turn_away(l, c->peer, -ETIMEDOUT, why);
+	turn_away(l, c->peer, code, why);
 	vconn_abort(&c->base);
 	vhub_leave(c);
 	vconn_destroy(c);
@@ -298,7 +297,7 @@ void verbs_listener_close(struct transport_listener *base)
 
 	for (unsigned i = 0; i < WAITING_MAX; i++)
 		if (l->waiting[i].conn)
-			waiting_drop(l, i, "the listener is closing");
+			waiting_drop(l, i, -ECANCELED, "the listener is closing");
 	if (l->hub)
 		vhub_put(l->hub);
 	if (l->id)
@@ -449,9 +448,9 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 		error_channel(err, -errno, hello->index,
 			      "Accepting channel %u from %s over RDMA failed (device %s): %s",
 			      hello->index, c->peer, c->device, error_name(-errno));
-		refuse(id, REFUSAL_BUSY, 0);
 		atomic_store(&ch->lost, true);
-		vconn_fail(c, err);
+		vconn_fail(c, err); /* first: the peer may hang up when it is refused */
+		refuse(id, REFUSAL_BUSY, 0);
 	}
 	return 0;
 }
@@ -516,6 +515,21 @@ static void request(struct verbs_listener *l, const struct cm_event *ev)
 	}
 }
 
+/* The same for one that died before its first message. */
+static void waiting_drop_dead(struct verbs_listener *l, unsigned i)
+{
+	struct verbs_conn *c = l->waiting[i].conn;
+	struct tern_error why;
+
+	pthread_mutex_lock(&c->ctl.lock);
+	why = c->ctl.error;
+	pthread_mutex_unlock(&c->ctl.lock);
+	if (!why.code || why.code == -ECONNRESET)
+		waiting_drop(l, i, -ECONNRESET, "it closed without a word");
+	else
+		waiting_drop(l, i, why.code, why.message);
+}
+
 /* A connection with a first message, if there is one; drops those that died or are late. */
 static struct verbs_conn *first_heard(struct verbs_listener *l, int64_t *next)
 {
@@ -531,9 +545,9 @@ static struct verbs_conn *first_heard(struct verbs_listener *l, int64_t *next)
 		if (message)
 			return waiting_take(l, i);
 		if (atomic_load(&c->heard))
-			waiting_drop(l, i, "it closed without a word");
+			waiting_drop_dead(l, i);
 		else if (!verbs_remaining(l->waiting[i].deadline))
-			waiting_drop(l, i, "it stayed silent");
+			waiting_drop(l, i, -ETIMEDOUT, "it stayed silent");
 		else if (*next < 0 || l->waiting[i].deadline < *next)
 			*next = l->waiting[i].deadline;
 	}

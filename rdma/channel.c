@@ -388,10 +388,12 @@ int vchan_sleep(struct verbs_channel *ch, int64_t deadline, struct tern_error *e
 		n = vchan_reap(ch, err);
 	if (n)
 		return n;
-	if (rearm(ch))
-		return vchan_failed(ch, -EIO, err,
-				    "Arming the completion queue of channel %u failed (device %s)",
-				    ch->base.index, ch->conn->device);
+	n = rearm(ch);
+	if (n)
+		return vchan_failed(ch, n, err,
+				    "Arming the completion queue of channel %u failed (device %s, "
+				    "queue pair %u): %s",
+				    ch->base.index, ch->conn->device, ch->qp_num, error_name(n));
 	n = vchan_reap(ch, err);
 	if (n)
 		return n;

@@ -184,6 +184,13 @@ void vconn_wake_all(struct verbs_conn *c)
 	vconn_wake_channels(c);
 }
 
+/* vconn_tell_listener - a first message, or the end: what accept() waits for. */
+void vconn_tell_listener(struct verbs_conn *c)
+{
+	if (!atomic_exchange(&c->heard, true) && c->listener_fd >= 0)
+		(void)eventfd_write(c->listener_fd, 1);
+}
+
 void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
 {
 	pthread_mutex_lock(&c->ctl.lock);
@@ -192,6 +199,7 @@ void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
 	pthread_cond_broadcast(&c->ctl.cond);
 	pthread_mutex_unlock(&c->ctl.lock);
 	vconn_wake_all(c);
+	vconn_tell_listener(c);
 }
 
 int vconn_check(struct verbs_conn *c, struct tern_error *err)

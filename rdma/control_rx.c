@@ -85,13 +85,6 @@ static int take_locked(struct verbs_conn *c, const struct ctl_header *h, const u
 	return rc;
 }
 
-/* The first message (or the end) is what accept() waits for. */
-static void tell_listener(struct verbs_conn *c)
-{
-	if (!atomic_exchange(&c->heard, true) && c->listener_fd >= 0)
-		(void)eventfd_write(c->listener_fd, 1);
-}
-
 /* One frame of @bytes bytes in receive slot @slot. */
 static void take_frame(struct verbs_conn *c, unsigned slot, uint32_t bytes)
 {
@@ -124,7 +117,7 @@ static void take_frame(struct verbs_conn *c, unsigned slot, uint32_t bytes)
 	else if (h.type == CTL_KEYS || h.type == CTL_KEYS_WANTED || h.type == CTL_KEYS_RELEASE)
 		peer_is_bad(c, "the type of a frame, which this side cannot take,", h.type);
 	if (h.type == CTL_MSG || h.type == CTL_BYE)
-		tell_listener(c);
+		vconn_tell_listener(c);
 }
 
 /*
@@ -220,7 +213,7 @@ static void disconnected(struct verbs_conn *c)
 		vconn_fail(c, &why);
 	}
 	(void)rdma_disconnect(c->id); /* flush what is outstanding; a second time does no harm */
-	tell_listener(c);
+	vconn_tell_listener(c);
 }
 
 /* Which channel @id is, or NULL.  conn->lock is held. */

@@ -458,6 +458,7 @@ void vconn_destroy(struct verbs_conn *c);
 bool vconn_range_ok(const struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len);
 /* vconn_fail - note why the connection is dead, if it is the first reason, and wake everybody. */
 void vconn_fail(struct verbs_conn *c, const struct tern_error *why);
+void vconn_tell_listener(struct verbs_conn *c);
 /* vconn_check - 0, -ECANCELED if aborted, or the reason why the connection is dead. */
 int vconn_check(struct verbs_conn *c, struct tern_error *err);
 void vconn_wake_all(struct verbs_conn *c);

@@ -189,6 +189,6 @@ __attribute__((constructor)) static void begin(void)
 /* Whatever the program tested: at its end nothing of the device may be left. */
 __attribute__((destructor)) static void check_leaks(void)
 {
-	if (fake.objects)
+	if (verbs_fake_objects())
 		fake_misuse("objects are left behind at exit");
 }

@@ -67,20 +67,6 @@ struct rdma_event_channel *rdma_create_event_channel(void)
 	return &ch->base;
 }
 
-void rdma_destroy_event_channel(struct rdma_event_channel *channel)
-{
-	struct fake_channel *ch = (struct fake_channel *)channel;
-
-	pthread_mutex_lock(&fake.lock);
-	for (struct fake_id *id = fake.ids; id; id = id->next)
-		if (id->base.channel == channel)
-			fake_misuse("an event channel is destroyed that has identifiers");
-	fake.objects--;
-	pthread_mutex_unlock(&fake.lock);
-	close(ch->base.fd);
-	free(ch);
-}
-
 int rdma_get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **out)
 {
 	struct fake_channel *ch = (struct fake_channel *)channel;
@@ -198,15 +184,15 @@ static void disconnect(struct fake_id *id, bool tell_self)
 	}
 }
 
-int rdma_destroy_id(struct rdma_cm_id *base)
+/* The lock is held. */
+static void id_destroy(struct fake_id *id)
 {
-	struct fake_id *id = (struct fake_id *)base, **at;
+	struct fake_id **at;
 
-	pthread_mutex_lock(&fake.lock);
-	if (base->qp)
+	if (id->base.qp)
 		fake_misuse("an identifier is destroyed that has a queue pair");
 	disconnect(id, false);
-	move_events(id, (struct fake_channel *)base->channel, NULL);
+	move_events(id, (struct fake_channel *)id->base.channel, NULL);
 	if (id->peer && id->passive && !id->answered)
 		fake_push(id->peer, RDMA_CM_EVENT_REJECTED, REJ_CONSUMER_DEFINED, NULL, 0);
 	if (id->peer)
@@ -215,9 +201,32 @@ int rdma_destroy_id(struct rdma_cm_id *base)
 		;
 	*at = id->next;
 	fake.objects--;
-	pthread_mutex_unlock(&fake.lock);
 	free(id);
+}
+
+int rdma_destroy_id(struct rdma_cm_id *base)
+{
+	pthread_mutex_lock(&fake.lock);
+	id_destroy((struct fake_id *)base);
+	pthread_mutex_unlock(&fake.lock);
 	return 0;
+}
+
+void rdma_destroy_event_channel(struct rdma_event_channel *channel)
+{
+	struct fake_channel *ch = (struct fake_channel *)channel;
+
+	pthread_mutex_lock(&fake.lock);
+	/* Requests that nobody has looked at are turned away. */
+	while (ch->events && ch->events->base.event == RDMA_CM_EVENT_CONNECT_REQUEST)
+		id_destroy((struct fake_id *)ch->events->base.id);
+	for (struct fake_id *id = fake.ids; id; id = id->next)
+		if (id->base.channel == channel)
+			fake_misuse("an event channel is destroyed that has identifiers");
+	fake.objects--;
+	pthread_mutex_unlock(&fake.lock);
+	close(ch->base.fd);
+	free(ch);
 }
 
 static in_port_t port_of(const struct sockaddr *sa)

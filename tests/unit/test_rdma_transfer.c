@@ -338,7 +338,9 @@ static void arming_a_channel_fails(void **state)
 	assert_int_equal(pair_open(p), 0);
 	verbs_fake_fail(FAKE_NOTIFY_CHANNEL, 1, EIO);
 	assert_int_equal(write_all(p), -EIO);
-	pair_assert_says(&p->err, "Arming the completion queue of channel 0 failed (device fake0");
+	pair_assert_says(
+		&p->err,
+		"Arming the completion queue of channel 0 failed (device fake0, queue pair ");
 }
 
 /* Whose pump meets it first is chance; the other side is then told by the end. */
