@@ -53,17 +53,23 @@ def machines(build):
     """All machines, for the programs built in the folder."""
     integration = f"{build}/tests/integration"
     fault = f"{build}/tests/fault"
+    ipv6 = {"TERN_TEST_RDMA6": "rdma:[fd77::1]:0"}
     slow = {"TERN_TEST_SLOWNESS": "4"}
     return [
         Machine("one", ["--hugepages", "64"], [
             program("transport", 150, f"{integration}/test_transport", "rdma"),
             program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all"),
+            program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", **ipv6),
             program("migration", 400, f"{integration}/test_migration", "rdma:*",
                     TERN_TEST_RDMA="1"),
+            program("migration-rdma6", 400, f"{integration}/test_migration", "rdma6:*", **ipv6),
             # The whole of these runs over a fake device; here some of each.
             program("walk", 200, f"{fault}/test_walk", "rdma", "cut_after_*", **slow),
             program("calls", 200, f"{fault}/test_calls", "rdma", "cut_after_[wf]*", **slow),
             program("kill", 200, f"{fault}/test_kill", "rdma", "*killed*", **slow),
             *cases("case_bench", "test"),
         ]),
+        Machine("numa", ["--numa", "2", "--cpus", "4"], [
+            *cases("case_numa", "test"), *cases("case_device", "test"),
+            *cases("case_info", "test")]),
     ]
