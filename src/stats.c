@@ -233,8 +233,13 @@ int tern_session_stats_json(const struct tern_session *s, char **out)
 
 	tern_session_stats(s, &st, sizeof(st));
 	json_t *o = figures_json(&st);
+	char why[sizeof(s->transport_why) + 100];
 
-	json_object_set_new(o, "transport_why", json_string(s->transport_why));
+	snprintf(why, sizeof(why), "%s", s->transport_why);
+	if (st.device[0])
+		snprintf(why, sizeof(why), "%s; it goes through %s, port %d", s->transport_why,
+			 st.device, (int)st.device_port);
+	json_object_set_new(o, "transport_why", json_string(why));
 	json_object_set_new(o, "round_list", rounds_json(s));
 	json_object_set_new(o, "channels", channels_json(s));
 	json_object_set_new(o, "error", error_json(s));

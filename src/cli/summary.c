@@ -55,7 +55,8 @@ static void print_head(FILE *out, const json_t *r)
 		fputs(good ? ", verified" : ", NOT verified", out);
 	}
 	if (has(r, "transport"))
-		fprintf(out, " (%s, %s)", text(r, "transport"), text(r, "mode"));
+		fprintf(out, " (%s%s%s, %s)", text(r, "transport"), has(r, "device") ? " by " : "",
+			has(r, "device") ? text(r, "device") : "", text(r, "mode"));
 	fputc('\n', out);
 }
 
