@@ -535,16 +535,17 @@ static struct verbs_conn *first_heard(struct verbs_listener *l, int64_t *next)
 {
 	for (unsigned i = 0; i < WAITING_MAX; i++) {
 		struct verbs_conn *c = l->waiting[i].conn;
-		bool message;
+		bool message, heard;
 
 		if (!c)
 			continue;
+		heard = atomic_load(&c->heard); /* is set after the message is there: look first */
 		pthread_mutex_lock(&c->ctl.lock);
 		message = c->ctl.inbox != NULL;
 		pthread_mutex_unlock(&c->ctl.lock);
 		if (message)
 			return waiting_take(l, i);
-		if (atomic_load(&c->heard))
+		if (heard)
 			waiting_drop_dead(l, i);
 		else if (!verbs_remaining(l->waiting[i].deadline))
 			waiting_drop(l, i, -ETIMEDOUT, "it stayed silent");

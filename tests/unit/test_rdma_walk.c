@@ -267,7 +267,10 @@ static bool step(const struct walk *w, unsigned n, struct run *r)
 	if (!rc && memcmp(r->smem, r->dmem, SIZE))
 		fail_msg("call %u: all is well, says the source, but memory differs", n);
 	if (!met && rc)
-		fail_msg("call %u: without a fault: %s", n, r->src_err.message);
+		fail_msg("call %u: without a fault: source \"%s\", destination \"%s\", \"%s\", "
+			 "\"%s\", at the door \"%s\"",
+			 n, r->src_err.message, r->dst_err.message, r->serve_err[0].message,
+			 r->serve_err[1].message, r->stranger.message);
 	if (met && !rc && !w->may_pass)
 		fail_msg("call %u failed and nobody noticed", n);
 	if (rc && !anybody_says(r, cause))
