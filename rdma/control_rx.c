@@ -52,7 +52,7 @@ static int inbox_put(struct verbs_conn *c, const uint8_t *payload, uint32_t len)
 	struct control *q = &c->ctl;
 	struct ctl_message *m;
 
-	if (q->nr_inbox >= CTL_MSG_WINDOW)
+	if (q->nr_inbox + q->owe_msgs >= CTL_MSG_WINDOW)
 		return -EPROTO;
 	m = malloc(sizeof(*m) + len);
 	if (!m)
@@ -75,7 +75,7 @@ static int take_locked(struct verbs_conn *c, const struct ctl_header *h, const u
 	q->owe++;
 	q->credits += h->credits;
 	q->msg_credits += h->msg_credits;
-	if (q->credits > 4096 || q->msg_credits > 4096)
+	if (q->owe > CTL_RING || q->credits > 4096 || q->msg_credits > 4096)
 		return -EPROTO;
 	if (h->type == CTL_MSG)
 		rc = inbox_put(c, payload, h->len);

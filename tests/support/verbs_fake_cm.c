@@ -399,7 +399,7 @@ int rdma_accept(struct rdma_cm_id *base, struct rdma_conn_param *param)
 	peer = id->peer;
 	if (fake_fails(FAKE_ACCEPT)) {
 		rc = -1;
-	} else if (!peer) {
+	} else if (!peer || !peer->base.qp) { /* the peer gave up meanwhile */
 		errno = ECONNRESET;
 		rc = -1;
 	} else {
