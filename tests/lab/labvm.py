@@ -42,15 +42,18 @@ def comma(text):
 
 
 def numa_arguments(nodes, cpus, mem_mib):
-    """QEMU arguments that divide cpus and mem_mib over `nodes` NUMA nodes."""
+    """QEMU arguments that divide cpus and mem_mib over `nodes` NUMA nodes.
+
+    With fewer CPUs than nodes the last nodes have memory only.
+    """
     argv = []
     first_cpu = 0
     for node in range(nodes):
         nr_cpus = cpus // nodes + (node < cpus % nodes)
         mib = mem_mib // nodes + (mem_mib % nodes if node == 0 else 0)
+        has = f",cpus={first_cpu}-{first_cpu + nr_cpus - 1}" if nr_cpus else ""
         argv += ["-object", f"memory-backend-ram,id=m{node},size={mib}M",
-                 "-numa", f"node,nodeid={node},memdev=m{node},"
-                          f"cpus={first_cpu}-{first_cpu + nr_cpus - 1}"]
+                 "-numa", f"node,nodeid={node},memdev=m{node}{has}"]
         first_cpu += nr_cpus
     return argv
 

@@ -72,4 +72,5 @@ def machines(build):
         Machine("numa", ["--numa", "2", "--cpus", "4"], [
             *cases("case_numa", "test"), *cases("case_device", "test"),
             *cases("case_info", "test")]),
+        Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
     ]

@@ -184,7 +184,6 @@ class Ends(LabTest):
 
     def test_wrong_usage(self):
         for arguments in ((), ("--vms", "3", "--", "true"), ("--b", "true", "--", "true"),
-                          ("--numa", "4", "--cpus", "2", "--", "true"),
                           ("--mem", "lots", "--", "true"),
                           ("--hugepages", "4096", "--", "true")):
             self.lab(*arguments, status=2)
