@@ -69,6 +69,25 @@ class Usage(unittest.TestCase):
         for n in ("0", "65"):
             self.wrong(["bench", "--channels", n], "--channels", "1 to 64")
 
+    def test_impossible_cpus(self):
+        for text in ("0", "99999", "-1", "0-", "3-1", "a", ""):
+            with self.subTest(cpus=text):
+                self.wrong(["bench", "--cpus", text], "--cpus")
+
+    def test_cpus_that_are_not_here(self):
+        r = tern("bench", "--connect", "tcp:127.0.0.1:1", *SMALL, "--cpus", "0-8191")
+        self.assertEqual(r.returncode, 2, r.stderr)
+        self.assertIn("0-8191", r.stderr)
+        self.assertIn("may not use", r.stderr)
+
+    def test_impossible_devices(self):
+        for text in ("/", "a/0", "a/256", "a/x", "a/1/1", "a b", "", "a" * 64, "../a"):
+            with self.subTest(device=text):
+                self.wrong(["bench", "--transport", "auto", "--rdma-device", text],
+                           "--rdma-device")
+        self.wrong(["bench", "--transport", "tcp", "--rdma-device", "mlx5_0"], "--rdma-device",
+                   "means nothing for tcp")
+
     def test_listen_and_connect(self):
         self.wrong(["bench", "--listen", "tcp::1", "--connect", "tcp:a:1"], "--listen",
                    "--connect")
@@ -246,10 +265,56 @@ class Bench(unittest.TestCase):
         self.assertNotEqual(j["error"]["message"], "")
 
 
+class Placement(unittest.TestCase):
+    """NUMA and CPUs, as far as any machine has them."""
+
+    def report(self, *args):
+        r = tern("bench", "--transport", "tcp", *SMALL, *args, "--json", "-")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        return json.loads(r.stdout)
+
+    def test_split_over_the_nodes_there_are(self):
+        with open("/sys/devices/system/node/has_memory", encoding="ascii") as f:
+            nodes = set()
+            for part in f.read().strip().split(","):
+                first, _, last = part.partition("-")
+                nodes |= set(range(int(first), int(last or first) + 1))
+        j = self.report("--numa-split", "--channels", str(2 * len(nodes)))
+        self.assertEqual(j["guest"]["regions"], len(nodes))
+        self.assertEqual({c["node"] for c in j["channels"]}, nodes)
+
+    def test_split_of_fewer_pages_than_asked_for(self):
+        j = self.report("--numa-split", "--size", "4K", "--working-set", "0")
+        self.assertEqual(j["guest"]["regions"], 1)
+
+    def test_one_cpu(self):
+        cpu = min(os.sched_getaffinity(0))
+        for text in ("1", f"{cpu}-{cpu}"):
+            j = self.report("--cpus", text)
+            self.assertRegex(j["cpus"], r"^\d+$")
+            for c in j["channels"]:
+                self.assertEqual(c["cpus"], j["cpus"])
+                self.assertEqual(c["cpu"], int(j["cpus"]))
+
+    def test_more_cpus_than_there_are(self):
+        j = self.report("--cpus", "8192")
+        count = sum(int(b or a) - int(a) + 1 for a, _, b in
+                    (part.partition("-") for part in j["cpus"].split(",")))
+        self.assertEqual(count, len(os.sched_getaffinity(0)))
+
+
 class Info(unittest.TestCase):
     def test_json(self):
         j = json.loads(tern("info", "--json").stdout)
-        self.assertTrue(j)
+        self.assertIn("node0", j["numa"])
+        there = "/sys/class/infiniband"
+        devices = os.listdir(there) if os.path.isdir(there) else []
+        self.assertEqual(j["rdma"]["devices"], len(devices))
+        advice = {each["fact"]: each["do"] for each in j["todo"]}
+        if not devices:
+            self.assertIn("soft-RoCE", advice["rdma.devices"])
+        for device in devices:
+            self.assertIn("ports", j["rdma"][device])
 
     def test_text(self):
         r = tern("info")
