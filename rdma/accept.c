@@ -361,6 +361,8 @@ static int vconn_accept(struct verbs_listener *l, struct verbs_conn *c, struct r
 	if (rc)
 		return rc;
 	memcpy(answer.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN);
+	c->windows = (hello->flags & GREETING_WINDOWS) && windows_possible(c);
+	answer.flags = c->windows ? GREETING_WINDOWS : 0;
 	control_begin(c, hello);
 	c->listener_fd = l->hub->heard_fd;
 	rc = accept_id(id, &answer);

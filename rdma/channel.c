@@ -91,7 +91,7 @@ static int vchan_qp(struct verbs_channel *ch, struct tern_error *err)
 {
 	struct verbs_conn *c = ch->conn;
 	struct ibv_qp_init_attr attr = {
-		.send_cq = ch->cq,
+		.send_cq = ch->send_cq ? ch->send_cq : ch->cq,
 		.recv_cq = ch->cq,
 		.qp_type = IBV_QPT_RC,
 		.cap = {
@@ -103,7 +103,7 @@ static int vchan_qp(struct verbs_channel *ch, struct tern_error *err)
 	};
 	int rc = 0;
 
-	rc = vqp_create(ch->id, c->pd_data, &attr, &ch->q);
+	rc = vqp_create(ch->id, c->pd_data, &attr, ch->bind_room, &ch->q);
 	if (rc)
 		return error_channel(
 			err, rc, ch->base.index,
@@ -120,6 +120,18 @@ static int vchan_qp(struct verbs_channel *ch, struct tern_error *err)
 				     "failed: %s",
 				     ch->base.index, c->device, ch->qp_num, error_name(rc));
 	return 0;
+}
+
+/* A completion queue for sends whose events come to the pump.  0 or -1 with errno. */
+static int vchan_send_cq(struct verbs_channel *ch)
+{
+	struct verbs_conn *c = ch->conn;
+
+	ch->send_cq =
+		ibv_create_cq(c->id->verbs, (int)ch->sq_size, ch, c->ctl.comp, (int)ch->vector);
+	if (!ch->send_cq)
+		return -1;
+	return ibv_req_notify_cq(ch->send_cq, 0) ? -1 : 0;
 }
 
 /* Queues, buffers and arrays.  0 or -errno with *err. */
@@ -144,7 +156,7 @@ static int vchan_resources(struct verbs_channel *ch, struct tern_error *err)
 	(void)fcntl(ch->comp->fd, F_SETFL, fcntl(ch->comp->fd, F_GETFL) | O_NONBLOCK);
 	ch->cq = ibv_create_cq(c->id->verbs, (int)(ch->sq_size + ch->ring), NULL, ch->comp,
 			       (int)ch->vector);
-	if (!ch->cq)
+	if (!ch->cq || (ch->bind_room && vchan_send_cq(ch)))
 		goto fail;
 	ch->mr = ibv_reg_mr(c->pd_data, ch->buf, size, IBV_ACCESS_LOCAL_WRITE);
 	if (ch->mr)
@@ -190,12 +202,17 @@ int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
 	ch->wake_fd = -1;
 	ch->ring = c->source ? CHAN_RING_SOURCE : CHAN_RING;
 	ch->sq_size = c->source ? CHAN_SQ_MAX : 2 * CHAN_SLOTS;
+	if (!c->source && c->windows)
+		ch->sq_size += CHAN_BINDS;
 	if (c->attr.max_qp_wr > 0 && ch->sq_size > (unsigned)c->attr.max_qp_wr)
 		ch->sq_size = (unsigned)c->attr.max_qp_wr;
 	if (c->attr.max_cqe > 0 && ch->sq_size + ch->ring > (unsigned)c->attr.max_cqe)
 		ch->sq_size = (unsigned)c->attr.max_cqe - ch->ring;
+	ch->bind_room = !c->source && c->windows ? ch->sq_size - CHAN_SLOTS : 0;
+	ch->binds_tail = &ch->binds;
 	ch->max_msg = c->max_msg < PIECE_BYTES ? c->max_msg : PIECE_BYTES;
 	pthread_mutex_init(&ch->post_lock, NULL);
+	pthread_mutex_init(&ch->drain_lock, NULL);
 	vchan_place(ch);
 	verbs_place_enter(&c->env, ch->node, &saved);
 	for (unsigned i = 0; i < CHAN_SLOTS; i++)
@@ -229,6 +246,19 @@ void vchan_begin(struct verbs_channel *ch, const struct greeting *peer)
 }
 
 /*
+ * Reset the queue pair, which stays; nothing is carried out in its name any more.
+ *
+ * Destroying it may wait for the windows that are bound to it, and freeing those is
+ * slow.  0 or an errno.
+ */
+static int vchan_reset(struct verbs_channel *ch)
+{
+	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RESET };
+
+	return ibv_modify_qp(ch->id->qp, &attr, IBV_QP_STATE);
+}
+
+/*
  * vchan_stop_posting - end the queue pair: when it returns the peer can write no more.
  *
  * Quick.  The destination's thread may be using the channel; it finds out by
@@ -241,7 +271,8 @@ void vchan_stop_posting(struct verbs_channel *ch)
 		ch->posting = false;
 		if (ch->established)
 			(void)rdma_disconnect(ch->id);
-		rdma_destroy_qp(ch->id);
+		if (!ch->bind_room || vchan_reset(ch))
+			rdma_destroy_qp(ch->id);
 	}
 	pthread_mutex_unlock(&ch->post_lock);
 }
@@ -249,8 +280,13 @@ void vchan_stop_posting(struct verbs_channel *ch)
 /* vchan_free - no thread uses it any more. */
 void vchan_free(struct verbs_channel *ch)
 {
-	if (ch->id && ch->posting)
+	if (ch->id && ch->id->qp)
 		rdma_destroy_qp(ch->id);
+	if (ch->send_cq) {
+		if (ch->nr_send_events)
+			ibv_ack_cq_events(ch->send_cq, ch->nr_send_events);
+		ibv_destroy_cq(ch->send_cq);
+	}
 	if (ch->cq) {
 		if (ch->nr_events)
 			ibv_ack_cq_events(ch->cq, ch->nr_events);
@@ -268,6 +304,7 @@ void vchan_free(struct verbs_channel *ch)
 	free(ch->pending);
 	free(ch->sq);
 	verbs_buffer_free(ch->buf, ch->buf_size);
+	pthread_mutex_destroy(&ch->drain_lock);
 	pthread_mutex_destroy(&ch->post_lock);
 	free(ch);
 }
@@ -285,17 +322,13 @@ static void retire(struct verbs_channel *ch, uint64_t seq)
 	}
 }
 
-/* A completion that failed.  -errno with *err. */
-static int completion_failed(struct verbs_channel *ch, const struct ibv_wc *wc,
-			     struct tern_error *err)
+/* A transfer failed, and not because the connection ended.  -errno with *err. */
+static int transfer_failed(struct verbs_channel *ch, const struct ibv_wc *wc,
+			   struct tern_error *err)
 {
 	struct verbs_conn *c = ch->conn;
 	int code = -EIO;
 
-	if (atomic_load(&ch->lost))
-		return vchan_failed(ch, -ECONNRESET, err,
-				    "The peer %s ended channel %u (device %s, queue pair %u)",
-				    c->peer, ch->base.index, c->device, ch->qp_num);
 	if (wc->status == IBV_WC_WR_FLUSH_ERR)
 		code = -ECONNRESET; /* the queue pair ended, and no request of ours did it */
 	if (wc->status == IBV_WC_RETRY_EXC_ERR || wc->status == IBV_WC_RNR_RETRY_EXC_ERR)
@@ -305,6 +338,19 @@ static int completion_failed(struct verbs_channel *ch, const struct ibv_wc *wc,
 			    "(status %d); check the peer and the link",
 			    c->peer, ch->base.index, c->device, ch->qp_num,
 			    ibv_wc_status_str(wc->status), wc->status);
+}
+
+/* A completion that failed.  -errno with *err. */
+static int completion_failed(struct verbs_channel *ch, const struct ibv_wc *wc,
+			     struct tern_error *err)
+{
+	struct verbs_conn *c = ch->conn;
+
+	if (atomic_load(&ch->lost))
+		return vchan_failed(ch, -ECONNRESET, err,
+				    "The peer %s ended channel %u (device %s, queue pair %u)",
+				    c->peer, ch->base.index, c->device, ch->qp_num);
+	return transfer_failed(ch, wc, err);
 }
 
 /* A frame arrived in @slot. */
@@ -326,6 +372,16 @@ static int frame_arrived(struct verbs_channel *ch, unsigned slot, uint32_t bytes
 	return 0;
 }
 
+/* Handle what the pump found complete of what was sent.  0 or -errno with *err. */
+static int reap_sent(struct verbs_channel *ch, struct tern_error *err)
+{
+	uint64_t sent = atomic_load(&ch->frames_sent);
+
+	if (sent > ch->sq_tail)
+		retire(ch, sent - 1);
+	return atomic_load(&ch->send_failed) ? transfer_failed(ch, &ch->send_wc, err) : 0;
+}
+
 /*
  * vchan_reap - handle the completions there are.
  *
@@ -344,9 +400,11 @@ int vchan_reap(struct verbs_channel *ch, struct tern_error *err)
 			"pair %u)",
 			ch->base.index, ch->conn->device, ch->qp_num);
 	for (int i = 0; i < n && !rc; i++) {
-		if (wc[i].status == IBV_WC_WR_FLUSH_ERR && !ch->conn->source)
+		if (wc[i].status == IBV_WC_WR_FLUSH_ERR && !ch->conn->source) {
+			if (ch->send_cq) /* the cause may be there */
+				windows_drain(ch);
 			atomic_store(&ch->lost, true); /* what arrived before still counts */
-		else if (wc[i].status != IBV_WC_SUCCESS)
+		} else if (wc[i].status != IBV_WC_SUCCESS)
 			rc = completion_failed(ch, &wc[i], err);
 		else if (wc[i].wr_id & RECV_BIT)
 			rc = frame_arrived(ch, (unsigned)(wc[i].wr_id & ~RECV_BIT), wc[i].byte_len,
@@ -354,6 +412,8 @@ int vchan_reap(struct verbs_channel *ch, struct tern_error *err)
 		else
 			retire(ch, wc[i].wr_id);
 	}
+	if (!rc && ch->send_cq)
+		rc = reap_sent(ch, err);
 	return rc ? rc : n;
 }
 

@@ -113,6 +113,10 @@ void vconn_destroy(struct verbs_conn *c)
 		vconn_kick(c);
 		pthread_join(c->pump, NULL);
 	}
+	for (unsigned i = 0; c->windows && i < TRANSPORT_CHANNELS_MAX; i++)
+		if (c->channels[i])
+			vchan_stop_posting(c->channels[i]);
+	grants_close_windows(c);
 	for (unsigned i = 0; i < TRANSPORT_CHANNELS_MAX; i++)
 		if (c->channels[i])
 			vchan_free(c->channels[i]);

@@ -74,6 +74,7 @@ static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_f
 		.msg_window = CTL_MSG_WINDOW,
 		.piece_bytes = PIECE_BYTES,
 		.lock_budget = c->env.lock_budget,
+		.flags = c->env.no_windows ? 0 : GREETING_WINDOWS,
 	};
 	struct greeting answer;
 	struct rdma_cm_id *id = NULL;
@@ -92,6 +93,7 @@ static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_f
 		rc = verbs_cm_connect(c->cm, id, &hello, peer, cancel_fd, deadline, &answer, err);
 	if (rc)
 		return rc;
+	c->windows = answer.flags & GREETING_WINDOWS;
 	control_begin(c, &answer);
 	return vconn_start(c, err);
 }

@@ -48,7 +48,7 @@ static int control_qp(struct verbs_conn *c, struct tern_error *err)
 			.max_recv_sge = 1,
 		},
 	};
-	int rc = vqp_create(c->id, c->pd_control, &attr, &c->ctl.q);
+	int rc = vqp_create(c->id, c->pd_control, &attr, false, &c->ctl.q);
 
 	if (!rc)
 		return 0;

@@ -270,8 +270,12 @@ static void rearm(struct verbs_conn *c)
 	void *ctx;
 	int rc;
 
-	while (!ibv_get_cq_event(c->ctl.comp, &cq, &ctx))
-		c->ctl.nr_events++;
+	while (!ibv_get_cq_event(c->ctl.comp, &cq, &ctx)) {
+		if (cq == c->ctl.cq)
+			c->ctl.nr_events++;
+		else
+			windows_event(ctx);
+	}
 	rc = -ibv_req_notify_cq(c->ctl.cq, 0);
 	if (rc)
 		device_is_bad(c, "Arming the completions", rc);

@@ -5,12 +5,15 @@
  *
  *	pump        frame arrives: every value is checked, in order of arrival;
  *	            what is promised is counted; a job per range goes to
- *	registrar   of the range's node: registers, answers; or deregisters
+ *	registrar   of the range's node: registers, answers; or deregisters.
+ *	            With memory windows it has one bound, and the pump answers
+ *	            when that is done (windows.c).
  *
  * Every value comes from the peer.  A range must lie in an exposed region, be no
  * longer than a piece and page-aligned; its number must be free; the sum must fit
  * the lock budget.  A request that breaks the rules ends the connection; one that
- * fails for want of memory is answered with the reason and this side's limit.
+ * fails for want of memory is answered with the reason and this side's limit.  With
+ * windows each channel asks for a key of its own, the first one for the memory as well.
  *
  * The source may count on a release before what it asks for next, so a registrar that
  * finds the budget full waits for releases that arrived earlier and are still in other
@@ -30,12 +33,6 @@
 #include "verbs.h"
 
 #define PAGE 4096ull
-
-/* Keys to be answered in one frame. */
-struct answers {
-	struct key_granted v[KEYS_BATCH];
-	unsigned nr;
-};
 
 /* The peer asked for what it may not.  -EPROTO. */
 static int bad_request(const struct verbs_conn *c, const struct key_wanted *w, const char *what,
@@ -68,6 +65,22 @@ static int grow(struct keys *k, uint32_t id)
 	return 0;
 }
 
+/*
+ * Channel @w->channel asks for a key to @g, which is another's already.  0 or -EPROTO with
+ * *err.  keys.lock is held.
+ */
+static int check_second(const struct verbs_conn *c, const struct grant *g,
+			const struct key_wanted *w, struct tern_error *err)
+{
+	if (!c->windows)
+		return bad_request(c, w, "the number is out of range or in use", err);
+	if (g->region != w->region || g->offset != w->offset || g->len != w->len)
+		return bad_request(c, w, "the number is in use for another range", err);
+	if (w->channel == KEYS_ANY_CHANNEL || g->channels & 1ull << w->channel)
+		return bad_request(c, w, "its channel has that key", err);
+	return 0;
+}
+
 /* Is the request one that may be granted?  0 or -errno with *err.  keys.lock is held. */
 static int check(const struct verbs_conn *c, const struct key_wanted *w, struct tern_error *err)
 {
@@ -78,10 +91,12 @@ static int check(const struct verbs_conn *c, const struct key_wanted *w, struct 
 	if (w->len > PIECE_BYTES || w->offset % PAGE ||
 	    (w->len % PAGE && w->offset + w->len != c->mem[w->region].size))
 		return bad_request(c, w, "it is no run of whole pages of at most 2 MiB", err);
-	if (w->channel != KEYS_ANY_CHANNEL && w->channel >= TRANSPORT_CHANNELS_MAX)
+	if (w->channel != KEYS_ANY_CHANNEL && (!c->windows || w->channel >= TRANSPORT_CHANNELS_MAX))
 		return bad_request(c, w, "its channel is out of range", err);
-	if (w->id >= KEYS_EXTENTS_MAX || (w->id < k->nr_granted && k->granted[w->id]))
+	if (w->id >= KEYS_EXTENTS_MAX)
 		return bad_request(c, w, "the number is out of range or in use", err);
+	if (w->id < k->nr_granted && k->granted[w->id])
+		return check_second(c, k->granted[w->id], w, err);
 	if (w->len > k->budget || k->there > k->budget - w->len)
 		return bad_request(c, w, "it would exceed the lock budget", err);
 	return 0;
@@ -109,26 +124,38 @@ static int queue_job(struct verbs_conn *c, struct grant *g, bool release, uint32
 	return 0;
 }
 
-/* One wanted range.  0 or -errno with *err.  keys.lock is held. */
-static int take_wanted(struct verbs_conn *c, const struct key_wanted *w, struct tern_error *err)
+/* What @w asks for, promised.  NULL: no memory.  keys.lock is held. */
+static struct grant *grant_new(struct keys *k, const struct key_wanted *w)
 {
-	struct keys *k = &c->keys;
-	struct grant *g;
-	int rc = check(c, w, err);
+	struct grant *g = calloc(1, sizeof(*g));
 
-	if (rc)
-		return rc;
-	g = grow(k, w->id) ? NULL : calloc(1, sizeof(*g));
 	if (!g)
-		return error_session(err, -ENOMEM, "No memory for a request of keys from %s",
-				     c->peer);
+		return NULL;
 	g->id = w->id;
 	g->region = w->region;
 	g->offset = w->offset;
 	g->len = w->len;
-	g->unanswered = 1;
 	k->granted[w->id] = g;
 	k->there += w->len;
+	return g;
+}
+
+/* One wanted range.  0 or -errno with *err.  keys.lock is held. */
+static int take_wanted(struct verbs_conn *c, const struct key_wanted *w, struct tern_error *err)
+{
+	struct grant *g = NULL;
+	int rc = check(c, w, err);
+
+	if (rc)
+		return rc;
+	if (!grow(&c->keys, w->id))
+		g = c->keys.granted[w->id] ? c->keys.granted[w->id] : grant_new(&c->keys, w);
+	if (!g)
+		return error_session(err, -ENOMEM, "No memory for a request of keys from %s",
+				     c->peer);
+	g->unanswered++;
+	if (w->channel != KEYS_ANY_CHANNEL)
+		g->channels |= 1ull << w->channel;
 	return queue_job(c, g, false, w->channel, err);
 }
 
@@ -244,7 +271,7 @@ static bool earlier_release(const struct keys *k, uint64_t seq, uint64_t *wanted
 
 		for (; job && job->seq < seq; job = job->next) {
 			any |= job->release;
-			if (wanted && !job->release && !job->counted)
+			if (wanted && !job->release && job->grant && !job->grant->counted)
 				*wanted += job->grant->len;
 		}
 	}
@@ -257,7 +284,7 @@ static bool earlier_release(const struct keys *k, uint64_t seq, uint64_t *wanted
  */
 static bool fits(const struct keys *k, const struct grant_job *job)
 {
-	uint64_t wanted = job->grant->len;
+	uint64_t wanted = job->grant->len; /* and what comes before; one asked for twice: twice */
 	bool released = earlier_release(k, job->seq, &wanted);
 
 	return !released || (k->here <= k->budget && wanted <= k->budget - k->here);
@@ -272,13 +299,15 @@ static bool count_here(struct registrar *r, struct grant_job *job)
 {
 	struct keys *k = &r->conn->keys;
 
-	while (!k->stop && !fits(k, job))
+	while (!k->stop && !job->grant->counted && !fits(k, job))
 		pthread_cond_wait(&r->work, &k->lock);
 	if (k->stop || atomic_load(&r->conn->revoked))
 		return false;
-	job->counted = true;
-	k->here += job->grant->len;
-	registrar_peak_locked(k);
+	if (!job->grant->counted) {
+		job->grant->counted = true;
+		k->here += job->grant->len;
+		registrar_peak_locked(k);
+	}
 	return true;
 }
 
@@ -301,12 +330,13 @@ static int register_grant(struct registrar *r, const struct grant_job *job)
 {
 	struct verbs_conn *c = r->conn;
 	struct grant *g = job->grant;
+	int access = IBV_ACCESS_LOCAL_WRITE;
 	bool again = true;
 	int rc = 0;
 
+	access |= c->windows ? IBV_ACCESS_MW_BIND : IBV_ACCESS_REMOTE_WRITE;
 	while (!g->mr && again) {
-		g->mr = registrar_register(c, g->region, g->offset, g->len,
-					   IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+		g->mr = registrar_register(c, g->region, g->offset, g->len, access);
 		rc = g->mr ? 0 : -errno;
 		if (rc != -ENOMEM)
 			break;
@@ -317,8 +347,8 @@ static int register_grant(struct registrar *r, const struct grant_job *job)
 	return rc;
 }
 
-/* Send what is in @a. */
-static void answers_send(struct verbs_conn *c, struct answers *a)
+/* grants_send - send what is in @a. */
+void grants_send(struct verbs_conn *c, struct answers *a)
 {
 	uint8_t buf[KEYS_HEAD_LEN + KEYS_BATCH * KEYS_LEN];
 	struct tern_error why = { 0 };
@@ -333,10 +363,20 @@ static void answers_send(struct verbs_conn *c, struct answers *a)
 	vconn_fail(c, &why);
 }
 
-/* Answer @job with @status.  A range that was refused is forgotten. */
-static void answer(struct verbs_conn *c, const struct grant_job *job, int status, struct answers *a)
+/* Deregister @g and free it. */
+static void grant_free(struct grant *g)
 {
-	struct grant *g = job->grant;
+	if (!g)
+		return;
+	windows_close(g);
+	if (g->mr)
+		ibv_dereg_mr(g->mr);
+	free(g);
+}
+
+void grants_answer(struct verbs_conn *c, struct grant *g, uint32_t channel, int status,
+		   uint32_t rkey, struct answers *a)
+{
 	struct keys *k = &c->keys;
 
 	a->v[a->nr++] = (struct key_granted){
@@ -344,43 +384,72 @@ static void answer(struct verbs_conn *c, const struct grant_job *job, int status
 		.status = status,
 		.remote_va = (uintptr_t)c->mem[g->region].hva + g->offset,
 		.limit = verbs_memlock_limit(),
-		.rkey = status ? 0 : g->mr->rkey,
-		.channel = job->channel,
+		.rkey = status ? 0 : rkey,
+		.channel = channel,
 	};
 	pthread_mutex_lock(&k->lock);
 	g->unanswered--;
-	if (status) {
+	if (!status)
+		g->nr_given++;
+	else if (channel != KEYS_ANY_CHANNEL)
+		g->channels &= ~(1ull << channel);
+	pthread_mutex_unlock(&k->lock);
+}
+
+/* @job was refused: nobody else has its grant, or is going to?  Then it is forgotten. */
+static void forget_refused(struct verbs_conn *c, struct grant_job *job)
+{
+	struct grant *g = job->grant;
+	struct keys *k = &c->keys;
+	bool unused;
+
+	pthread_mutex_lock(&k->lock);
+	unused = !g->unanswered && !g->nr_given;
+	if (unused) {
+		job->grant = NULL; /* others look at the job until it is off the queue */
 		k->granted[g->id] = NULL;
 		k->there -= g->len;
 		k->here -= g->len;
-		free(g);
 	}
 	pthread_mutex_unlock(&k->lock);
+	if (unused)
+		grant_free(g);
 }
 
 /* A request: register, and answer.  keys.lock is held, and dropped meanwhile. */
 static void serve_wanted(struct registrar *r, struct grant_job *job, struct answers *a)
 {
-	struct keys *k = &r->conn->keys;
-	bool wanted = count_here(r, job);
+	struct verbs_conn *c = r->conn;
+	struct grant *g = job->grant;
+	bool wanted = count_here(r, job), bound = false;
+	int rc;
 
-	pthread_mutex_unlock(&k->lock);
-	if (wanted)
-		answer(r->conn, job, register_grant(r, job), a);
-	pthread_mutex_lock(&k->lock);
+	pthread_mutex_unlock(&c->keys.lock);
+	if (wanted) {
+		rc = register_grant(r, job);
+		if (!rc && c->windows && job->channel != KEYS_ANY_CHANNEL) {
+			rc = window_open(c, g, job->channel);
+			bound = !rc;
+		}
+		if (!bound)
+			grants_answer(c, g, job->channel, rc, rc || c->windows ? 0 : g->mr->rkey,
+				      a);
+		if (rc)
+			forget_refused(c, job);
+	}
+	pthread_mutex_lock(&c->keys.lock);
 }
 
 /* Deregister what the source let go of.  keys.lock is held, and dropped meanwhile. */
 static void serve_release(struct registrar *r, const struct grant_job *job)
 {
 	struct keys *k = &r->conn->keys;
-	struct grant *g = job->grant;
+	uint64_t len = job->grant->len;
 
 	pthread_mutex_unlock(&k->lock);
-	ibv_dereg_mr(g->mr);
+	grant_free(job->grant);
 	pthread_mutex_lock(&k->lock);
-	k->here -= g->len;
-	free(g);
+	k->here -= len;
 }
 
 /* Handle @r's first job, and take it off the queue.  keys.lock is held. */
@@ -406,7 +475,7 @@ static void serve(struct registrar *r, struct answers *a)
 	if (!send || !a->nr)
 		return;
 	pthread_mutex_unlock(&k->lock);
-	answers_send(r->conn, a);
+	grants_send(r->conn, a);
 	pthread_mutex_lock(&k->lock);
 }
 
@@ -430,14 +499,17 @@ void *grants_main(void *registrar)
 	return NULL;
 }
 
-/* Deregister @g and free it. */
-static void grant_free(struct grant *g)
+/* grants_close_windows - before the queue pairs go.  No thread runs any more. */
+void grants_close_windows(struct verbs_conn *c)
 {
-	if (!g)
-		return;
-	if (g->mr)
-		ibv_dereg_mr(g->mr);
-	free(g);
+	struct keys *k = &c->keys;
+
+	for (uint32_t i = 0; i < k->nr_granted; i++)
+		if (k->granted[i])
+			windows_close(k->granted[i]);
+	for (unsigned i = 0; i < k->nr_registrars; i++)
+		for (struct grant_job *job = k->registrars[i].jobs; job; job = job->next)
+			windows_close(job->grant);
 }
 
 /* grants_fini - deregister everything the peer could write. */

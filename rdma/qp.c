@@ -15,8 +15,12 @@
 
 #define INLINE_BYTES 128u /* asked for; frames without a payload are 16 or 32 bytes */
 
-/* Make the queue pair of @id by rdma_create_qp_ex(), with ibv_wr_* if @wr.  0 or -errno. */
-static int qp_make(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr, bool wr)
+/*
+ * Make the queue pair of @id by rdma_create_qp_ex(); with ibv_wr_* for @ops
+ * (IBV_QP_EX_WITH_…), unless that is 0.  0 or -errno.
+ */
+static int qp_make(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr,
+		   uint64_t ops)
 {
 	struct ibv_qp_init_attr_ex ex = {
 		.send_cq = attr->send_cq,
@@ -28,9 +32,9 @@ static int qp_make(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_
 		.pd = pd,
 	};
 
-	if (wr) {
+	if (ops) {
 		ex.comp_mask |= IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
-		ex.send_ops_flags = IBV_QP_EX_WITH_SEND | IBV_QP_EX_WITH_RDMA_WRITE;
+		ex.send_ops_flags = ops;
 	}
 	if (rdma_create_qp_ex(id, &ex))
 		return errno ? -errno : -EIO;
@@ -44,9 +48,11 @@ static bool cannot(int rc)
 	return rc == -EINVAL || rc == -EOPNOTSUPP || rc == -ENOSYS;
 }
 
-int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr,
+int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr, bool binds,
 	       struct verbs_qp *out)
 {
+	const uint64_t ops = IBV_QP_EX_WITH_SEND | IBV_QP_EX_WITH_RDMA_WRITE |
+			     (binds ? IBV_QP_EX_WITH_BIND_MW : 0);
 	struct ibv_qp_cap wanted = attr->cap;
 	int rc = -EINVAL;
 
@@ -57,7 +63,7 @@ int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr
 
 		attr->cap = wanted;
 		attr->cap.max_inline_data = try & 2 ? 0 : INLINE_BYTES;
-		rc = qp_make(id, pd, attr, wr);
+		rc = qp_make(id, pd, attr, wr ? ops : 0);
 		if (rc)
 			continue;
 		out->qp = id->qp;
@@ -148,4 +154,31 @@ int vqp_write(struct verbs_qp *q, uint64_t wr_id, const struct verbs_write *v, u
 	rc = -ibv_wr_complete(q->ex); /* all or nothing */
 	*taken = rc ? 0 : nr;
 	return rc;
+}
+
+/* vqp_bind() for providers without ibv_wr_*. */
+static int bind_by_list(struct verbs_qp *q, uint64_t wr_id, struct ibv_mw *mw, uint32_t rkey,
+			const struct ibv_mw_bind_info *info)
+{
+	struct ibv_send_wr wr = {
+		.wr_id = wr_id,
+		.opcode = IBV_WR_BIND_MW,
+		.send_flags = IBV_SEND_SIGNALED,
+		.bind_mw = { .mw = mw, .rkey = rkey, .bind_info = *info },
+	};
+	struct ibv_send_wr *bad;
+
+	return -ibv_post_send(q->qp, &wr, &bad);
+}
+
+int vqp_bind(struct verbs_qp *q, uint64_t wr_id, struct ibv_mw *mw, uint32_t rkey,
+	     const struct ibv_mw_bind_info *info)
+{
+	if (!q->ex)
+		return bind_by_list(q, wr_id, mw, rkey, info);
+	ibv_wr_start(q->ex);
+	q->ex->wr_id = wr_id;
+	q->ex->wr_flags = IBV_SEND_SIGNALED;
+	ibv_wr_bind_mw(q->ex, mw, rkey, info);
+	return -ibv_wr_complete(q->ex);
 }

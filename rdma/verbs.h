@@ -12,7 +12,8 @@
  *	            deregisters it (both sides)
  *
  * Locks, in the order they are taken: verbs_hub.lock, verbs_conn.lock,
- * keys.lock, control.lock, verbs_channel.post_lock.
+ * keys.lock, control.lock, verbs_channel.post_lock; verbs_channel.drain_lock before
+ * all of them but the first.
  *
  * Two protection domains: guest memory and the data queue pairs are in one, the
  * control queue in the other.  So the keys of guest memory are worth nothing on
@@ -46,6 +47,7 @@
 #define CHAN_BATCH 32u /* work requests posted at once */
 #define CHAN_PENDING_MAX 1024u /* ranges accepted by write() and not yet posted */
 #define CHAN_TALLY_BYTES (8ull << 20)
+#define CHAN_BINDS 64u /* bindings of memory windows posted at once */
 #define CHAN_SPIN 64u /* empty polls before sleeping */
 #define CHAN_IDLE_SLICES 3u /* no progress for so many peer_timeout_ms: lost */
 
@@ -102,7 +104,28 @@ struct grant {
 	uint32_t region;
 	uint64_t offset, len; /* bytes in the region */
 	struct ibv_mr *mr; /* registrar */
-	unsigned unanswered; /* requests; keys.lock */
+	struct window *windows; /* registrar */
+	/* keys.lock: */
+	unsigned unanswered; /* requests */
+	unsigned nr_given; /* keys that were answered with success */
+	uint64_t channels; /* bit i: channel i asked, and was not refused */
+	bool counted; /* in keys.here */
+};
+
+/* One channel's access to a grant; see windows.c. */
+struct window {
+	struct window *next; /* of the grant */
+	struct window *queue_next; /* of the channel's bindings; post_lock */
+	struct grant *grant;
+	uint32_t channel;
+	uint32_t rkey; /* as bound */
+	struct ibv_mw *mw;
+};
+
+/* Keys to be answered in one frame. */
+struct answers {
+	struct key_granted v[KEYS_BATCH];
+	unsigned nr;
 };
 
 /* Work for the destination's registrar. */
@@ -110,7 +133,6 @@ struct grant_job {
 	struct grant_job *next;
 	struct grant *grant;
 	bool release;
-	bool counted; /* in keys.here; keys.lock */
 	uint32_t channel; /* that asks */
 	uint64_t seq; /* order of arrival on the control queue */
 	uint64_t frame; /* jobs of one frame are answered by one */
@@ -269,6 +291,17 @@ struct verbs_channel {
 
 	pthread_mutex_t post_lock; /* posting at the destination, against revoke() */
 	bool posting; /* the queue pair may be posted to; under post_lock */
+
+	/* Destination with memory windows; NULL otherwise. */
+	struct ibv_cq *send_cq;
+	pthread_mutex_t drain_lock; /* polling it: the pump, or the channel's thread at the end */
+	unsigned nr_send_events; /* pump */
+	unsigned bind_room; /* bindings that may be posted at once; constant */
+	unsigned nr_binding; /* posted; post_lock */
+	struct window *binds, **binds_tail; /* not posted yet; post_lock */
+	_Atomic uint64_t frames_sent; /* sequence number after the last complete frame */
+	atomic_bool send_failed; /* send_wc says why */
+	struct ibv_wc send_wc;
 
 	/* Everything below: the channel's thread. */
 	unsigned nr_events;
@@ -478,11 +511,11 @@ void vconn_stats(const struct transport_conn *conn, struct transport_conn_stats 
 /*
  * vqp_create - make the queue pair of @id in @pd.
  *
- * With ibv_wr_* and inline sends if the provider has them.  attr->cap becomes what it
- * has.  0 or -errno.
+ * With ibv_wr_* and inline sends if the provider has them.  @binds: memory windows are
+ * going to be bound to it.  attr->cap becomes what it has.  0 or -errno.
  */
 int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr,
-	       struct verbs_qp *out);
+	       bool binds, struct verbs_qp *out);
 
 /* vqp_send - post one SEND, signalled.  0 or -errno.  One poster at a time, as for vqp_write(). */
 int vqp_send(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey);
@@ -494,6 +527,10 @@ int vqp_send(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32
  */
 int vqp_write(struct verbs_qp *q, uint64_t wr_id, const struct verbs_write *v, unsigned nr,
 	      unsigned *taken);
+
+/* vqp_bind - post the binding of @mw as @rkey, signalled.  0 or -errno.  One poster at a time. */
+int vqp_bind(struct verbs_qp *q, uint64_t wr_id, struct ibv_mw *mw, uint32_t rkey,
+	     const struct ibv_mw_bind_info *info);
 
 /* control.c */
 int control_open(struct verbs_conn *c, struct tern_error *err);
@@ -603,7 +640,28 @@ void registrar_peak_locked(struct keys *k);
 void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len);
 int grants_exposed(struct verbs_conn *c, struct tern_error *err);
 void *grants_main(void *registrar);
+/* grants_answer - add the answer to @channel's request for @g to @a, which has room. */
+void grants_answer(struct verbs_conn *c, struct grant *g, uint32_t channel, int status,
+		   uint32_t rkey, struct answers *a);
+void grants_send(struct verbs_conn *c, struct answers *a);
+void grants_close_windows(struct verbs_conn *c);
 void grants_fini(struct verbs_conn *c);
+
+/* windows.c: memory windows of the destination. */
+/* windows_possible - can, and may, this side's device bind windows? */
+bool windows_possible(const struct verbs_conn *c);
+/*
+ * window_open - let @channel write to @g, which is registered.  Registrar.
+ *
+ * 0: the pump will answer.  -ENOMEM; -ENOTCONN: there is no such channel.
+ */
+int window_open(struct verbs_conn *c, struct grant *g, uint32_t channel);
+/* windows_close - nobody may write to @g any more. */
+void windows_close(struct grant *g);
+/* windows_event - an event of @ch's send completion queue.  Pump. */
+void windows_event(struct verbs_channel *ch);
+/* windows_drain - handle what there is in @ch's send completion queue. */
+void windows_drain(struct verbs_channel *ch);
 
 /* accept.c */
 int verbs_listener_listen(const struct transport *ops, const struct transport_env *env,

@@ -49,6 +49,7 @@ static const struct tern_param_info params[] = {
 	[TERN_PARAM_STATE_MAX] = { "state-max", "bytes", 0, 1ull << 32, 256 << 20 },
 	[TERN_PARAM_PIN] = { "pin", "", 0, TERN_PIN_NR - 1, TERN_PIN_PIPELINED },
 	[TERN_PARAM_LOCK_BUDGET] = { "lock-budget", "bytes", 0, UINT64_MAX, 0 },
+	[TERN_PARAM_WINDOWS] = { "windows", "", 0, 1, 1 },
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))

@@ -89,6 +89,8 @@ enum tern_param {
 	TERN_PARAM_PIN,              /* RDMA: enum tern_pin */
 	TERN_PARAM_LOCK_BUDGET,      /* RDMA: most guest RAM registered at once, bytes; 0:
 				      * no limit.  The smaller one of both sides counts. */
+	TERN_PARAM_WINDOWS,          /* RDMA: give the peer access to guest RAM by memory
+				      * windows where device and peer can (0/1) */
 	TERN_PARAM_NR,
 };
 

@@ -54,6 +54,7 @@ enum slot {
 	SLOT_CHUNK,
 	SLOT_PIN,
 	SLOT_LOCK_BUDGET,
+	SLOT_NO_WINDOWS,
 	SLOT_RDMA_DEVICE,
 	SLOT_CPUS,
 	SLOT_DOWNTIME_LIMIT,
@@ -96,6 +97,7 @@ static const struct option_row rows[] = {
 	[SLOT_CHUNK] = { "chunk", KIND_PAGES, GUEST_PAGE_SIZE, ARGS_SIZE_MAX },
 	[SLOT_PIN] = { "pin", KIND_WORD, .words = "pipelined|all" },
 	[SLOT_LOCK_BUDGET] = { "lock-budget", KIND_SIZE, 0, ARGS_SIZE_MAX },
+	[SLOT_NO_WINDOWS] = { "no-windows", KIND_FLAG },
 	[SLOT_RDMA_DEVICE] = { "rdma-device", KIND_TEXT },
 	[SLOT_CPUS] = { "cpus", KIND_TEXT },
 	[SLOT_DOWNTIME_LIMIT] = { "downtime-limit", KIND_NUMBER, 0, ARGS_MS_MAX },
@@ -145,6 +147,7 @@ const char *bench_args_usage(void)
 	       "  --chunk SIZE                  largest single write\n"
 	       "  --pin pipelined|all           RDMA: memory registration\n"
 	       "  --lock-budget SIZE            RDMA: locked memory\n"
+	       "  --no-windows                  RDMA: no memory windows\n"
 	       "  --rdma-device NAME[/PORT]     RDMA: device to use (by route)\n"
 	       "  --cpus N|LIST                 CPUs tern may use, as 4 or 0-3,8 (all)\n"
 	       "  --zerocopy                    TCP: send with MSG_ZEROCOPY\n"
@@ -355,8 +358,9 @@ static int settle_build(const struct typed *t, const struct bench_args *a, struc
 	for (enum slot s = SLOT_PIN; s <= SLOT_RDMA_DEVICE; s++) {
 		if (t->given[s] && tcp)
 			return cli_fail(err, -EINVAL,
-					"--%s %s: %s a matter of RDMA and means nothing for tcp",
-					rows[s].name, t->text[s],
+					"--%s%s%s: %s a matter of RDMA and means nothing for tcp",
+					rows[s].name, t->text[s] ? " " : "",
+					t->text[s] ? t->text[s] : "",
 					s == SLOT_RDMA_DEVICE ? "the device is"
 							      : "memory registration is");
 	}
@@ -369,9 +373,10 @@ static int settle_build(const struct typed *t, const struct bench_args *a, struc
 	for (enum slot s = SLOT_PIN; s <= SLOT_RDMA_DEVICE; s++) {
 		if (t->given[s])
 			return cli_fail(err, -EINVAL,
-					"--%s %s: concerns RDMA, and the RDMA transport is not in "
+					"--%s%s%s: concerns RDMA, and the RDMA transport is not in "
 					"this build",
-					rows[s].name, t->text[s]);
+					rows[s].name, t->text[s] ? " " : "",
+					t->text[s] ? t->text[s] : "");
 	}
 	return settle_mode(t, a, err);
 }
@@ -475,6 +480,7 @@ static void settle_params(const struct typed *t, struct bench_args *a)
 		{ TERN_PARAM_ZEROCOPY, SLOT_ZEROCOPY, false },
 		{ TERN_PARAM_PIN, SLOT_PIN, false },
 		{ TERN_PARAM_LOCK_BUDGET, SLOT_LOCK_BUDGET, false },
+		{ TERN_PARAM_WINDOWS, SLOT_NO_WINDOWS, false },
 		{ TERN_PARAM_DIRTY_PROVIDER, SLOT_DIRTY_PROVIDER, false },
 	};
 
@@ -485,7 +491,10 @@ static void settle_params(const struct typed *t, struct bench_args *a)
 		p->option = rows[map[i].slot].name;
 		if (map[i].param == TERN_PARAM_DIRTY_PROVIDER)
 			continue; /* has its value */
-		p->value = map[i].param == TERN_PARAM_ZEROCOPY ? 1 : t->value[map[i].slot];
+		if (rows[map[i].slot].kind == KIND_FLAG)
+			p->value = map[i].param != TERN_PARAM_WINDOWS;
+		else
+			p->value = t->value[map[i].slot];
 	}
 }
 

@@ -224,6 +224,7 @@ static void usage_names_every_option(void **state)
 		"--chunk SIZE",
 		"--pin pipelined|all",
 		"--lock-budget SIZE",
+		"--no-windows",
 		"--downtime-limit MS",
 		"--max-bandwidth SIZE",
 		"--timeout SEC",
@@ -327,12 +328,15 @@ static void parts_not_in_this_build(void **state)
 static void rdma_options(void **state)
 {
 	struct bench_args a =
-		good(ARGS("--transport", "rdma", "--pin", "all", "--lock-budget", "64M"));
+		good(ARGS("--transport", "rdma", "--pin", "all", "--lock-budget", "64M",
+			  "--no-windows"));
 
 	assert_string_equal(a.transport, "rdma");
 	assert_true(a.param[TERN_PARAM_PIN].set);
 	assert_int_equal(a.param[TERN_PARAM_PIN].value, TERN_PIN_ALL);
 	assert_int_equal(a.param[TERN_PARAM_LOCK_BUDGET].value, 64ull << 20);
+	assert_true(a.param[TERN_PARAM_WINDOWS].set);
+	assert_int_equal(a.param[TERN_PARAM_WINDOWS].value, 0);
 }
 #endif
 
