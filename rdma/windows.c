@@ -80,6 +80,18 @@ static void bind_failed(struct verbs_channel *ch, int code, const char *words)
 	vconn_fail(ch->conn, &why);
 }
 
+/* @ch's send completion queue does not work: the connection is dead. */
+static void queue_failed(struct verbs_channel *ch, const char *what, int code)
+{
+	struct tern_error why = { 0 };
+
+	error_channel(&why, code, ch->base.index,
+		      "%s the completions of what channel %u sends failed (device %s, queue pair "
+		      "%u): %s",
+		      what, ch->base.index, ch->conn->device, ch->qp_num, error_name(code));
+	vconn_fail(ch->conn, &why);
+}
+
 /* The attached channel @index, or NULL. */
 static struct verbs_channel *channel_at(struct verbs_conn *c, uint32_t index)
 {
@@ -181,13 +193,16 @@ void windows_drain(struct verbs_channel *ch)
 	}
 	pthread_mutex_unlock(&ch->drain_lock);
 	if (n < 0)
-		bind_failed(ch, -EIO, "polling its completions failed");
+		queue_failed(ch, "Polling", -EIO);
 }
 
 void windows_event(struct verbs_channel *ch)
 {
+	int rc;
+
 	ch->nr_send_events++;
-	if (ibv_req_notify_cq(ch->send_cq, 0))
-		bind_failed(ch, -EIO, "arming its completion queue failed");
+	rc = -ibv_req_notify_cq(ch->send_cq, 0);
+	if (rc)
+		queue_failed(ch, "Arming", rc);
 	windows_drain(ch);
 }

@@ -3,7 +3,8 @@
 /*
  * The contract of src/transport.h, run over every transport from one source:
  *
- *	test_transport loop|tcp|tcp6|unix|fault|rdma|rdma-all|rdma6|rdma-fault [test name]
+ *	test_transport loop|tcp|tcp6|unix|fault|rdma|rdma-all|rdma-no-windows|rdma6|rdma-fault
+ *		[test name]
  *
  * Each test gets a fresh pair of connections with two channels; both "hosts"
  * are threads of this process, and the memories are two separate mappings.
@@ -40,7 +41,7 @@
 struct backend {
 	const char *name;
 	const char *uri;
-	bool pin_all;
+	bool pin_all, no_windows;
 	bool faults; /* with the fault layer in between */
 	bool on_demand; /* only when asked for by name */
 };
@@ -234,6 +235,7 @@ static int setup_listening(void **state)
 					 .stranger = count_stranger,
 					 .opaque = f };
 	f->env.pin_all = f->backend->pin_all;
+	f->env.no_windows = f->backend->no_windows;
 	fill(f);
 	do_listen(f);
 	*state = f;
@@ -765,6 +767,40 @@ static void revoke_stops_placement(void **state)
 	assert_int_equal(f->ops->recv(f->src, buf, sizeof(buf), LONG_MS, NULL), 2);
 }
 
+/*
+ * Invariant 4: what was written before, with keys that are still there, cannot be written
+ * after revoke().
+ */
+static void write_after_revoke_fails(void **state)
+{
+	const struct transport_range r = { 0, 0, BIG };
+	struct fix *f = *state;
+	struct server rx[2];
+	char buf[16];
+	int rc;
+
+	for (unsigned i = 0; i < 2; i++)
+		server_start(&rx[i], f, i);
+	assert_int_equal(f->ops->write(f->sc[0], &r, 1, &f->err), 0);
+	must_fence(f, 0);
+	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
+	f->ops->revoke(f->dst);
+	memset(f->dmem[0], 0x55, BIG);
+	rc = f->ops->write(f->sc[0], &r, 1, &f->err);
+	if (!rc)
+		rc = f->ops->fence(f->sc[0], &f->err);
+	assert_true(rc < 0);
+	for (unsigned i = 0; i < 2; i++) {
+		pthread_join(rx[i].thread, NULL);
+		assert_int_equal(rx[i].rc, -ECANCELED);
+	}
+	for (size_t i = 0; i < BIG; i++)
+		if (f->dmem[0][i] != 0x55)
+			fail_msg("byte %zu was placed after revoke()", i);
+	assert_int_equal(f->ops->send(f->dst, "ok", 2, LONG_MS, NULL), 0);
+	assert_int_equal(f->ops->recv(f->src, buf, sizeof(buf), LONG_MS, NULL), 2);
+}
+
 static void abort_by_source_ends_serve(void **state)
 {
 	struct fix *f = *state;
@@ -927,6 +963,7 @@ static const struct CMUnitTest all_tests[] = {
 	T(abort_wakes_every_blocked_call, setup_open),
 	T(abort_by_source_ends_serve, setup_open),
 	T(revoke_stops_placement, setup_open),
+	T(write_after_revoke_fails, setup_open),
 	T(accept_times_out, setup_listening),
 	T(accept_ends_on_stop, setup_listening),
 	T(listener_may_close_first, setup_connected),
@@ -952,6 +989,7 @@ static const struct backend backends[] = {
 	{ .name = "fault", .uri = "tcp:127.0.0.1:0", .faults = true },
 	{ .name = "rdma", .uri = "rdma::0" },
 	{ .name = "rdma-all", .uri = "rdma::0", .pin_all = true },
+	{ .name = "rdma-no-windows", .uri = "rdma::0", .no_windows = true },
 	{ .name = "rdma6", .uri = "rdma:[::1]:0", .on_demand = true },
 	{ .name = "rdma-fault", .uri = "rdma::0", .faults = true, .on_demand = true },
 };

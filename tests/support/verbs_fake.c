@@ -11,6 +11,7 @@
 #define USUAL_DEVICE                                                                      \
 	{                                                                                 \
 		.phys_port_cnt = 1, .max_qp_wr = 128, .max_cqe = 4096, .max_mr = 1 << 16, \
+		.max_mw = 1 << 16, .device_cap_flags = IBV_DEVICE_MEM_WINDOW_TYPE_2B,     \
 	}
 #define USUAL_PORT                                                                  \
 	{                                                                           \

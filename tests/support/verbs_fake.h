@@ -33,6 +33,7 @@ enum verbs_fake_call {
 	FAKE_REG_BUFFER, /* + registration of the transport's own buffers */
 	FAKE_REG_SOURCE, /* + of guest memory, without remote access */
 	FAKE_REG_DESTINATION, /* + of guest memory that the peer may write */
+	FAKE_MW, /* + a memory window */
 	FAKE_MIGRATE_ID,
 	FAKE_RESOLVE, /* rdma_resolve_addr() itself; for an event see below */
 	FAKE_LISTEN,
@@ -40,6 +41,7 @@ enum verbs_fake_call {
 	FAKE_ACCEPT,
 	FAKE_POST_WRITE, /* posting a list that begins with an RDMA write */
 	FAKE_POST_FRAME, /* posting a SEND on a data channel */
+	FAKE_POST_BIND, /* posting the binding of a memory window */
 	FAKE_POST_CONTROL, /* posting a SEND on a control queue */
 	FAKE_POST_RECV, /* posting a receive, of either kind */
 	FAKE_POLL_CHANNEL, /* ibv_poll_cq() of a data channel */
@@ -81,6 +83,7 @@ enum verbs_fake_wr {
 	FAKE_WR_ANSWER, /* SEND on a data channel, by the accepting side */
 	FAKE_WR_CONTROL, /* SEND on a control queue, by the connecting side */
 	FAKE_WR_CONTROL_BACK, /* SEND on a control queue, by the accepting side */
+	FAKE_WR_BIND, /* of a memory window; never held back */
 	FAKE_WR_NR,
 };
 
@@ -116,6 +119,9 @@ void verbs_fake_legacy(bool on);
 
 /* verbs_fake_max_inline - most bytes that a send can carry inline; 0: none. */
 void verbs_fake_max_inline(uint32_t bytes);
+
+/* verbs_fake_mws - how many memory windows there are, bound to a queue pair. */
+unsigned verbs_fake_mws(void);
 
 /* verbs_fake_remove_device - every identifier gets a DEVICE_REMOVAL event. */
 void verbs_fake_remove_device(void);

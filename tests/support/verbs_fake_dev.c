@@ -18,7 +18,9 @@ static struct ibv_context context = {
 	.ops = { .poll_cq = fake_poll_cq,
 		 .req_notify_cq = fake_req_notify,
 		 .post_send = fake_post_send,
-		 .post_recv = fake_post_recv },
+		 .post_recv = fake_post_recv,
+		 .alloc_mw = fake_alloc_mw,
+		 .dealloc_mw = fake_dealloc_mw },
 };
 
 struct ibv_context *fake_context(void)
@@ -197,6 +199,8 @@ int ibv_dereg_mr(struct ibv_mr *base)
 		;
 	if (!*at)
 		fake_misuse("a registration is ended that does not exist");
+	if (fake_is_bound(base, NULL))
+		fake_misuse("a registration is ended that a memory window is bound to");
 	fake_unlock((*at)->access, base->length);
 	*at = (*at)->next;
 	((struct fake_pd *)base->pd)->users--;

@@ -58,12 +58,21 @@ struct fake_mr {
 
 struct fake_comp {
 	struct ibv_comp_channel base;
-	struct ibv_cq *cq; /* that has an event */
+	struct fake_cq *cqs; /* that have an event; each at most one */
+};
+
+struct fake_mw {
+	struct ibv_mw base; /* rkey: as allocated, then as bound */
+	struct fake_mw *next;
+	struct fake_qp *qp; /* NULL: not bound */
+	struct ibv_mr *mr;
+	uint64_t addr, length;
 };
 
 struct fake_cq {
 	struct ibv_cq base;
 	bool armed;
+	struct fake_cq *event_next;
 	unsigned at, nr;
 	unsigned events, acked; /* handed out by ibv_get_cq_event(); acknowledged */
 	struct ibv_wc wc[FAKE_CQ_MAX];
@@ -120,6 +129,7 @@ struct fake {
 	struct fake_id *ids;
 	struct fake_mr *mrs;
 	struct fake_qp *qps;
+	struct fake_mw *mws;
 	struct fake_held *held, **held_tail;
 	struct {
 		uint64_t limit, used; /* bytes; limit 0: none */
@@ -150,6 +160,12 @@ bool fake_covered(const struct ibv_pd *pd, uint32_t key, uint64_t addr, uint64_t
 /* verbs_fake_mw.c; the lock is held. */
 bool fake_lock(int access, uint64_t len); /* may guest memory of @len be registered? */
 void fake_unlock(int access, uint64_t len);
+enum ibv_wc_status fake_bind(struct fake_qp *qp, const struct ibv_send_wr *wr);
+bool fake_window_covers(const struct fake_qp *qp, uint32_t key, uint64_t addr, uint64_t len);
+bool fake_is_bound(const struct ibv_mr *mr, const struct fake_qp *qp); /* any window, to either */
+/* They take the lock. */
+struct ibv_mw *fake_alloc_mw(struct ibv_pd *pd, enum ibv_mw_type type);
+int fake_dealloc_mw(struct ibv_mw *base);
 
 /* verbs_fake_queue.c; the lock is held.  The ops of the device's context. */
 int fake_poll_cq(struct ibv_cq *base, int nr, struct ibv_wc *wc);
@@ -161,7 +177,7 @@ void fake_qp_error(struct fake_qp *qp);
 void fake_qp_pair(struct fake_qp *a, struct fake_qp *b);
 
 /* verbs_fake_wr.c */
-void fake_qp_init_ex(struct fake_qp *qp);
+void fake_qp_init_ex(struct fake_qp *qp, uint64_t ops);
 void fake_take_environment(void);
 
 /* verbs_fake_cm.c; the lock is held. */

@@ -33,7 +33,7 @@ struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *c)
 		return NULL;
 	}
 	comp->base.context = c;
-	comp->base.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	comp->base.fd = eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
 	return &comp->base;
 }
 
@@ -100,7 +100,8 @@ int ibv_get_cq_event(struct ibv_comp_channel *base, struct ibv_cq **cq, void **c
 	if (eventfd_read(base->fd, &ignored))
 		return -1;
 	pthread_mutex_lock(&fake.lock);
-	*cq = ((struct fake_comp *)base)->cq;
+	*cq = &((struct fake_comp *)base)->cqs->base;
+	((struct fake_comp *)base)->cqs = ((struct fake_cq *)*cq)->event_next;
 	*ctx = (*cq)->cq_context;
 	((struct fake_cq *)*cq)->events++;
 	pthread_mutex_unlock(&fake.lock);
@@ -155,7 +156,8 @@ int fake_req_notify(struct ibv_cq *base, int solicited)
 /* Put @wc into @base, and raise the event if it is armed.  The lock is held. */
 static void deliver(struct ibv_cq *base, const struct ibv_wc *wc)
 {
-	struct fake_cq *cq = (struct fake_cq *)base;
+	struct fake_cq *cq = (struct fake_cq *)base, **at;
+	struct fake_comp *comp;
 
 	if (cq->nr == (unsigned)cq->base.cqe)
 		fake_misuse("a completion queue overflows");
@@ -163,7 +165,13 @@ static void deliver(struct ibv_cq *base, const struct ibv_wc *wc)
 	if (!cq->armed)
 		return;
 	cq->armed = false;
-	((struct fake_comp *)cq->base.channel)->cq = base;
+	comp = (struct fake_comp *)cq->base.channel;
+	for (at = &comp->cqs; *at && *at != cq; at = &(*at)->event_next)
+		;
+	if (*at) /* has one that nobody has taken yet */
+		return;
+	cq->event_next = NULL;
+	*at = cq;
 	(void)eventfd_write(cq->base.channel->fd, 1);
 }
 
@@ -188,7 +196,7 @@ static void sent(struct fake_qp *qp, const struct ibv_send_wr *wr, enum ibv_wc_s
 	};
 	struct fake_held *h;
 
-	if (!fake.hold || !qp->id->data) {
+	if (!fake.hold || !qp->id->data || wr->opcode == IBV_WR_BIND_MW) {
 		deliver(qp->base.send_cq, &wc);
 		return;
 	}
@@ -285,6 +293,8 @@ void rdma_destroy_qp(struct rdma_cm_id *id)
 	struct fake_qp *qp = (struct fake_qp *)id->qp, **at;
 
 	pthread_mutex_lock(&fake.lock);
+	if (fake_is_bound(NULL, qp))
+		fake_misuse("a queue pair is destroyed that a memory window is bound to");
 	if (qp->peer)
 		qp->peer->peer = NULL;
 	drop_held(qp);
@@ -296,6 +306,26 @@ void rdma_destroy_qp(struct rdma_cm_id *id)
 	fake.objects--;
 	pthread_mutex_unlock(&fake.lock);
 	free(qp);
+}
+
+/* To RESET or ERR: the states that end what a queue pair does. */
+int ibv_modify_qp(struct ibv_qp *base, struct ibv_qp_attr *attr, int mask)
+{
+	struct fake_qp *qp = (struct fake_qp *)base;
+
+	if (mask != IBV_QP_STATE ||
+	    (attr->qp_state != IBV_QPS_RESET && attr->qp_state != IBV_QPS_ERR))
+		return EINVAL;
+	pthread_mutex_lock(&fake.lock);
+	if (attr->qp_state == IBV_QPS_ERR) {
+		fake_qp_error(qp);
+	} else { /* nothing is flushed */
+		drop_held(qp);
+		qp->rq_nr = 0;
+		qp->dead = true;
+	}
+	pthread_mutex_unlock(&fake.lock);
+	return 0;
 }
 
 int fake_post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
@@ -354,7 +384,8 @@ static enum ibv_wc_status do_write(struct fake_qp *qp, const struct ibv_send_wr 
 	const struct ibv_sge *sge = wr->sg_list;
 
 	if (!fake_covered(qp->peer->base.pd, wr->wr.rdma.rkey, wr->wr.rdma.remote_addr, sge->length,
-			  IBV_ACCESS_REMOTE_WRITE))
+			  IBV_ACCESS_REMOTE_WRITE) &&
+	    !fake_window_covers(qp->peer, wr->wr.rdma.rkey, wr->wr.rdma.remote_addr, sge->length))
 		return IBV_WC_REM_ACCESS_ERR;
 	memcpy((void *)(uintptr_t)wr->wr.rdma.remote_addr, (const void *)(uintptr_t)sge->addr,
 	       sge->length);
@@ -366,6 +397,8 @@ static enum verbs_fake_wr wr_kind(const struct fake_qp *qp, const struct ibv_sen
 {
 	if (wr->opcode == IBV_WR_RDMA_WRITE)
 		return FAKE_WR_WRITE;
+	if (wr->opcode == IBV_WR_BIND_MW)
+		return FAKE_WR_BIND;
 	if (qp->id->data)
 		return qp->id->passive ? FAKE_WR_ANSWER : FAKE_WR_FRAME;
 	return qp->id->passive ? FAKE_WR_CONTROL_BACK : FAKE_WR_CONTROL;
@@ -390,6 +423,8 @@ static enum ibv_wc_status execute(struct fake_qp *qp, const struct ibv_send_wr *
 	}
 	if (!qp->peer || qp->peer->dead)
 		return IBV_WC_RETRY_EXC_ERR;
+	if (wr->opcode == IBV_WR_BIND_MW)
+		return fake_bind(qp, wr);
 	if (!(wr->send_flags & IBV_SEND_INLINE) &&
 	    !fake_covered(qp->base.pd, sge->lkey, sge->addr, sge->length, 0))
 		return IBV_WC_LOC_PROT_ERR;
@@ -410,6 +445,8 @@ static enum verbs_fake_call post_call(const struct fake_qp *qp, const struct ibv
 {
 	if (wr->opcode == IBV_WR_RDMA_WRITE)
 		return FAKE_POST_WRITE;
+	if (wr->opcode == IBV_WR_BIND_MW)
+		return FAKE_POST_BIND;
 	return qp->id->data ? FAKE_POST_FRAME : FAKE_POST_CONTROL;
 }
 

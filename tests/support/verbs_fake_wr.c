@@ -68,6 +68,16 @@ static void wr_rdma_write(struct ibv_qp_ex *ex, uint32_t rkey, uint64_t remote_a
 	wr->wr.rdma.remote_addr = remote_addr;
 }
 
+static void wr_bind_mw(struct ibv_qp_ex *ex, struct ibv_mw *mw, uint32_t rkey,
+		       const struct ibv_mw_bind_info *info)
+{
+	struct ibv_send_wr *wr = wr_add(ex, IBV_WR_BIND_MW);
+
+	wr->bind_mw.mw = mw;
+	wr->bind_mw.rkey = rkey;
+	wr->bind_mw.bind_info = *info;
+}
+
 static void wr_set_sge(struct ibv_qp_ex *ex, uint32_t lkey, uint64_t addr, uint32_t length)
 {
 	struct ibv_send_wr *wr = current(to_fake(ex));
@@ -96,8 +106,10 @@ static int wr_complete(struct ibv_qp_ex *ex)
 	return qp->nr_built ? fake_post_send(&ex->qp_base, qp->built, &bad) : 0;
 }
 
-void fake_qp_init_ex(struct fake_qp *qp)
+void fake_qp_init_ex(struct fake_qp *qp, uint64_t ops)
 {
+	if (ops & IBV_QP_EX_WITH_BIND_MW)
+		qp->ex.wr_bind_mw = wr_bind_mw;
 	qp->ex.wr_start = wr_start;
 	qp->ex.wr_complete = wr_complete;
 	qp->ex.wr_send = wr_send;
@@ -157,6 +169,6 @@ int rdma_create_qp_ex(struct rdma_cm_id *id, struct ibv_qp_init_attr_ex *attr)
 	if (refused || rdma_create_qp(id, attr->pd, &plain))
 		return -1;
 	if (wr)
-		fake_qp_init_ex((struct fake_qp *)id->qp);
+		fake_qp_init_ex((struct fake_qp *)id->qp, attr->send_ops_flags);
 	return 0;
 }

@@ -24,6 +24,15 @@ static int setup(void **state)
 	return 0;
 }
 
+static int setup_without_windows(void **state)
+{
+	struct verbs_pair *p = pair_new();
+
+	p->src_env.no_windows = true;
+	*state = p;
+	return 0;
+}
+
 static int teardown(void **state)
 {
 	pair_delete(*state);
@@ -419,19 +428,24 @@ static void wanted_above_the_budget(void **state)
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define BOTH(name)                                                                    \
+	T(name),                                                                      \
+	{                                                                             \
+#name "_without_windows", name, setup_without_windows, teardown, NULL \
+	}
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		T(a_registrar_per_node),
-		T(budget_is_shared_by_nodes),
-		T(prepare_above_the_budget),
-		T(source_memlock_is_worked_with),
-		T(destination_memlock_is_worked_with),
-		T(both_memlocks_and_plain_writes),
-		T(source_memlock_too_small),
-		T(destination_memlock_too_small),
-		T(pin_all_and_memlock),
+		BOTH(budget_is_shared_by_nodes),
+		BOTH(prepare_above_the_budget),
+		BOTH(source_memlock_is_worked_with),
+		BOTH(destination_memlock_is_worked_with),
+		BOTH(both_memlocks_and_plain_writes),
+		BOTH(source_memlock_too_small),
+		BOTH(destination_memlock_too_small),
+		BOTH(pin_all_and_memlock),
 		T(key_nobody_asked_for),
 		T(key_twice),
 		T(key_for_another_channel),
