@@ -3,7 +3,8 @@
 /*
  * Makes the seeds of the fuzz targets from valid messages:
  *
- *	make_corpus DIRECTORY      writes DIRECTORY/{wire,uri,stream,destination,source}/…
+ *	make_corpus DIRECTORY      writes DIRECTORY/{wire,uri,stream,destination,source,rdma,
+ *	                           rdma_frames}/…
  *
  * Seeds called full-* are valid to their end, and replay.c insists on that.  The
  * files are in git; run this again after a change of the protocol.
@@ -17,29 +18,23 @@
 #include "error.h"
 #include "frame.h"
 #include "fuzz.h"
+#include "make_corpus.h"
 #include "script.h"
 #include "uri.h"
 #include "wire.h"
-
-/* A seed in the making. */
-struct seed {
-	uint8_t bytes[65536];
-	size_t len;
-};
 
 static const char *const region_names[FUZZ_REGIONS] = { "ram0", "ram1" };
 static const uint64_t region_pages[FUZZ_REGIONS] = { 16, 4 };
 #define RAM_BYTES ((16 + 4) * (uint64_t)TERN_PAGE_SIZE)
 
-static void seed_add(struct seed *s, const void *p, size_t len)
+void seed_add(struct seed *s, const void *p, size_t len)
 {
 	FUZZ_CHECK(len <= sizeof(s->bytes) - s->len, "a seed is too large");
 	memcpy(s->bytes + s->len, p, len);
 	s->len += len;
 }
 
-/* Write @s to @dir/@target/@name and empty it. */
-static void seed_write(struct seed *s, const char *dir, const char *target, const char *name)
+void seed_write(struct seed *s, const char *dir, const char *target, const char *name)
 {
 	char path[4096];
 
@@ -492,5 +487,9 @@ int main(int argc, char **argv)
 	make_destination(&s, argv[1]);
 	make_zero_borders(&s, argv[1]);
 	make_source(&s, argv[1]);
+#ifdef HAVE_RDMA
+	make_rdma(&s, argv[1]);
+	make_rdma_frames(&s, argv[1]);
+#endif
 	return 0;
 }

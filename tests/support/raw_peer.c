@@ -34,7 +34,7 @@ struct greeting raw_greeting(enum greeting_kind kind)
 static struct rdma_cm_event await_event(struct rdma_event_channel *cm, struct raw_peer *r)
 {
 	struct pollfd p = { .fd = cm->fd, .events = POLLIN };
-	struct rdma_cm_event copy, *e;
+	struct rdma_cm_event copy, *e = NULL;
 
 	if (poll(&p, 1, WAIT_MS) != 1 || rdma_get_cm_event(cm, &e))
 		fail_msg("no event of the connection manager came");
