@@ -41,6 +41,11 @@ int keys_init(struct verbs_conn *c, struct tern_error *err)
 			"%llu are needed",
 			(unsigned long long)k->budget, 2 * PIECE_BYTES);
 	k->here_max = k->there_max = k->budget;
+	k->max_ids = KEYS_EXTENTS_MAX;
+	if (c->attr.max_mr > 0 && (uint32_t)c->attr.max_mr < KEYS_EXTENTS_MAX + KEYS_MR_SPARE)
+		k->max_ids = (uint32_t)c->attr.max_mr > 2 * KEYS_MR_SPARE
+				     ? (uint32_t)c->attr.max_mr - KEYS_MR_SPARE
+				     : ((uint32_t)c->attr.max_mr + 1) / 2;
 	if (!c->source)
 		return 0;
 	k->pieces = calloc(c->nr_mem ? c->nr_mem : 1, sizeof(*k->pieces));
@@ -56,22 +61,29 @@ int keys_init(struct verbs_conn *c, struct tern_error *err)
 	return 0;
 }
 
+/* Deregister and free the extents of a piece. */
+static void extents_free(struct extent *e)
+{
+	while (e) {
+		struct extent *next = e->next;
+
+		if (e->mr)
+			ibv_dereg_mr(e->mr);
+		keys_free_extent(e);
+		e = next;
+	}
+}
+
 /* keys_fini - deregister and free everything of the source. */
 void keys_fini(struct verbs_conn *c)
 {
 	struct keys *k = &c->keys;
 
-	for (uint32_t i = 0; i < k->nr_ids; i++) {
-		struct extent *e = k->by_id[i];
-
-		if (!e)
-			continue;
-		if (e->mr)
-			ibv_dereg_mr(e->mr);
-		keys_free_extent(e);
-	}
-	for (unsigned i = 0; k->pieces && i < c->nr_mem; i++)
+	for (unsigned i = 0; k->pieces && i < c->nr_mem; i++) {
+		for (uint64_t p = 0; k->pieces[i] && p * PIECE_BYTES < c->mem[i].size; p++)
+			extents_free(k->pieces[i][p]);
 		free(k->pieces[i]);
+	}
 	free(k->pieces);
 	free(k->by_id);
 	free(k->free_ids);

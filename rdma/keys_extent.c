@@ -18,6 +18,10 @@
  * on the idle list, oldest first, where a registrar (of any node) takes it when the
  * budget is short.
  *
+ * An extent gets its number when it is about to be registered.  There may be many more
+ * extents than numbers, and than the device has registrations, when memory is full of
+ * holes: then numbers are room like bytes, and idle extents are let go of.
+ *
  * An extent has one key for all channels, or, with memory windows, one for each channel
  * that writes to it.  Keys are only ever added, so they are read without the lock.
  */
@@ -57,28 +61,38 @@ static void lru_add(struct keys *k, struct extent *e)
 	e->idle = true;
 }
 
-/* A number for a new extent, or -1. */
-static int64_t id_get(struct keys *k)
+bool keys_numbers_left(const struct keys *k)
 {
-	if (k->nr_free)
-		return k->free_ids[--k->nr_free];
-	if (k->nr_ids == KEYS_EXTENTS_MAX)
-		return -1;
+	return k->nr_free || k->nr_ids < k->max_ids;
+}
+
+/* keys_number_locked - @e is about to be registered: it gets a number.  0 or -ENOMEM. */
+int keys_number_locked(struct keys *k, struct extent *e)
+{
+	if (e->id != EXTENT_NO_ID)
+		return 0;
+	if (k->nr_free) {
+		e->id = k->free_ids[--k->nr_free];
+		k->by_id[e->id] = e;
+		return 0;
+	}
 	if (k->nr_ids == k->cap_ids) {
 		uint32_t cap = k->cap_ids ? 2 * k->cap_ids : 1024;
 		struct extent **v = realloc(k->by_id, cap * sizeof(*v));
 		uint32_t *f;
 
 		if (!v)
-			return -1;
+			return -ENOMEM;
 		k->by_id = v;
 		f = realloc(k->free_ids, cap * sizeof(*f));
 		if (!f)
-			return -1;
+			return -ENOMEM;
 		k->free_ids = f;
 		k->cap_ids = cap;
 	}
-	return k->nr_ids++;
+	e->id = k->nr_ids++;
+	k->by_id[e->id] = e;
+	return 0;
 }
 
 /* Hand @key to the registrar of its memory. */
@@ -93,23 +107,19 @@ static void queue_key(struct keys *k, struct extent_key *key)
 }
 
 /* A new extent over @len bytes at @offset of @region, in front of *@link.  NULL: no memory. */
-static struct extent *extent_new(struct keys *k, uint32_t region, uint64_t offset, uint64_t len,
+static struct extent *extent_new(uint32_t region, uint64_t offset, uint64_t len,
 				 struct extent **link)
 {
 	struct extent *e = calloc(1, sizeof(*e));
-	int64_t id = e ? id_get(k) : -1;
 
-	if (id < 0) {
-		free(e);
+	if (!e)
 		return NULL;
-	}
-	e->id = (uint32_t)id;
+	e->id = EXTENT_NO_ID;
 	e->region = region;
 	e->offset = offset;
 	e->len = len;
 	e->next = *link;
 	*link = e;
-	k->by_id[id] = e;
 	return e;
 }
 
@@ -174,7 +184,7 @@ static struct extent *piece_extent(struct verbs_conn *c, uint32_t region, uint64
 		end = max;
 	}
 	len = end == nr ? size - first * PAGE : (end - first) * PAGE;
-	return extent_new(k, region, base + first * PAGE, len, link);
+	return extent_new(region, base + first * PAGE, len, link);
 }
 
 int64_t keys_hold(struct verbs_conn *c, uint32_t channel, uint32_t region, uint64_t offset,
@@ -227,7 +237,8 @@ void keys_unlink_locked(struct keys *k, struct extent *e)
 	while (*link != e)
 		link = &(*link)->next;
 	*link = e->next;
-	k->by_id[e->id] = NULL;
+	if (e->id != EXTENT_NO_ID)
+		k->by_id[e->id] = NULL;
 }
 
 /*
@@ -264,7 +275,8 @@ void keys_free_extent(struct extent *e)
 /* keys_forget_locked - @e's number may be used again, and its bytes by others. */
 void keys_forget_locked(struct keys *k, struct extent *e)
 {
-	k->free_ids[k->nr_free++] = e->id;
+	if (e->id != EXTENT_NO_ID)
+		k->free_ids[k->nr_free++] = e->id;
 	if (e->here)
 		k->here -= e->len;
 	if (e->nr_asked)

@@ -77,6 +77,8 @@ static bool fits(const struct keys *k, const struct extent_key *key, uint64_t he
 {
 	uint64_t a = need_here(key), b = need_there(key);
 
+	if (key->extent->id == EXTENT_NO_ID && !keys_numbers_left(k))
+		return false;
 	return (!a || k->here + a <= here_max) && (!b || k->there + b <= there_max);
 }
 
@@ -91,12 +93,14 @@ static void unqueue(struct registrar *r, struct extent_key **link)
 		r->queue_tail = link;
 }
 
-/* Take @key off the queue and count it. */
-static void take(struct registrar *r, struct extent_key **link)
+/* Take @key off the queue and count it.  0 or -ENOMEM with *err. */
+static int take(struct registrar *r, struct extent_key **link, struct tern_error *err)
 {
 	struct keys *k = &r->conn->keys;
 	struct extent_key *key = *link;
 
+	if (keys_number_locked(k, key->extent))
+		return error_session(err, -ENOMEM, "No memory for the list of registrations");
 	k->here += need_here(key);
 	k->there += need_there(key);
 	key->extent->here = true;
@@ -105,6 +109,7 @@ static void take(struct registrar *r, struct extent_key **link)
 	k->nr_asking++;
 	registrar_peak_locked(k);
 	unqueue(r, link);
+	return 0;
 }
 
 /* room_unask_locked - @key was not asked for after all, or was refused. */
@@ -214,6 +219,13 @@ static void never(struct verbs_conn *c, const struct extent_key *key, struct ter
 {
 	const struct keys *k = &c->keys;
 
+	if (key->extent->id == EXTENT_NO_ID && !keys_numbers_left(k)) {
+		error_session(err, -ENOMEM,
+			      "All %u registrations that device %s can have at once are in use; "
+			      "use fewer --channels, or a smaller --chunk",
+			      k->max_ids, c->device);
+		return;
+	}
 	error_session(err, -ENOMEM,
 		      "The lock budget of %llu KiB is too small: %llu KiB are registered and in "
 		      "use, and %llu KiB more are needed (device %s); raise --lock-budget on both "
@@ -298,8 +310,10 @@ unsigned room_take(struct registrar *r, struct extent_key **v, struct tern_error
 			if (!link)
 				return 0;
 		}
-		v[nr++] = *link;
-		take(r, link);
+		v[nr] = *link;
+		if (take(r, link, err))
+			return 0;
+		nr++;
 		/* The first ones should be on their way soon. */
 		if (nr >= 4 && k->here < 64 * PIECE_BYTES)
 			break;

@@ -52,7 +52,9 @@
 #define CHAN_IDLE_SLICES 3u /* no progress for so many peer_timeout_ms: lost */
 
 #define PIECE_BYTES (2ull << 20) /* grid that registrations do not cross */
-#define KEYS_EXTENTS_MAX (1u << 20)
+#define KEYS_EXTENTS_MAX (1u << 20) /* numbers of registered extents */
+#define KEYS_MR_SPARE 256u /* registrations of a device that are left to others */
+#define EXTENT_NO_ID UINT32_MAX
 #define KEYS_EARLY_MAX 1024u /* key frames kept until memory is exposed */
 #define KEYS_JOBS_MAX 65536u /* ranges that may wait for the registrars */
 
@@ -83,7 +85,8 @@ struct extent_key {
 };
 
 struct extent {
-	uint32_t id, region;
+	uint32_t id; /* its number, or EXTENT_NO_ID: not registered yet; keys.lock */
+	uint32_t region;
 	uint64_t offset, len; /* bytes in the region; page-aligned; constant */
 	struct ibv_mr *mr; /* registrar */
 	struct extent_key key; /* the first one */
@@ -179,6 +182,7 @@ struct keys {
 	struct extent **by_id; /* [nr_ids] */
 	uint32_t *free_ids;
 	uint32_t nr_ids, cap_ids, nr_free;
+	uint32_t max_ids; /* registered at once: what numbers and device allow */
 	atomic_uint nr_short; /* registrars that wait for room */
 	struct verbs_channel *stuck; /* channels that cannot go on until there is room */
 	struct verbs_channel *turn; /* the only one that may prepare while room is short */
@@ -605,6 +609,8 @@ void keys_drop(struct verbs_conn *c, struct extent_key *key);
 int keys_pin_all(struct verbs_conn *c, struct tern_error *err);
 void keys_take(struct verbs_conn *c, const uint8_t *payload, size_t len);
 struct extent *keys_evict_locked(struct keys *k);
+bool keys_numbers_left(const struct keys *k);
+int keys_number_locked(struct keys *k, struct extent *e);
 void keys_unlink_locked(struct keys *k, struct extent *e);
 void keys_forget_locked(struct keys *k, struct extent *e);
 void keys_free_extent(struct extent *e);

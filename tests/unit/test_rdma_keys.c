@@ -196,6 +196,51 @@ static void prepare_above_the_budget(void **state)
 	pair_assert_says(&p->err, "--lock-budget");
 }
 
+/* Every other page exists: many more extents than the device has registrations. */
+static void more_extents_than_registrations(void **state)
+{
+	struct verbs_pair *p = *state;
+	const struct keys *k;
+	pthread_t server[PAIR_CHANNELS];
+
+	verbs_fake_device_attr()->max_mr = 600;
+	assert_int_equal(pair_open(p), 0);
+	k = &((struct verbs_conn *)p->src)->keys;
+	assert_in_range(k->max_ids, 64, 599);
+	pair_serve(p, server);
+	for (uint64_t at = 0; at < p->size; at += 128 * PAIR_PAGE) {
+		struct transport_range v[64];
+
+		for (unsigned i = 0; i < 64; i++)
+			v[i] = (struct transport_range){ 0, at + 2 * i * PAIR_PAGE, PAIR_PAGE };
+		assert_int_equal(p->t->prepare(p->sc[0], v, 64, &p->err), 0);
+		assert_int_equal(p->t->write(p->sc[0], v, 64, &p->err), 0);
+	}
+	assert_int_equal(p->t->fence(p->sc[0], &p->err), 0);
+	assert_true(p->size / (2 * PAIR_PAGE) > k->max_ids);
+	assert_in_range(k->nr_ids, 64, k->max_ids);
+	p->t->close(p->src);
+	p->src = NULL;
+	for (unsigned i = 0; i < PAIR_CHANNELS; i++)
+		pthread_join(server[i], NULL);
+	for (uint64_t at = 0; at < p->size; at += 2 * PAIR_PAGE)
+		assert_memory_equal(p->smem[0] + at, p->dmem[0] + at, PAIR_PAGE);
+}
+
+/* One prepare() names more ranges than that: nothing can help. */
+static void registrations_run_out(void **state)
+{
+	struct verbs_pair *p = *state;
+	struct transport_range v[64];
+
+	verbs_fake_device_attr()->max_mr = 60;
+	assert_int_equal(pair_open(p), 0);
+	for (unsigned i = 0; i < 64; i++)
+		v[i] = (struct transport_range){ 0, 2 * i * PAIR_PAGE, PAIR_PAGE };
+	assert_int_equal(p->t->prepare(p->sc[0], v, 64, &p->err), -ENOMEM);
+	pair_assert_says(&p->err, "registrations that device fake0 can have at once are in use");
+}
+
 /* The source may lock less than it wants: it goes on within that. */
 static void source_memlock_is_worked_with(void **state)
 {
@@ -440,6 +485,8 @@ int main(int argc, char **argv)
 		T(a_registrar_per_node),
 		BOTH(budget_is_shared_by_nodes),
 		BOTH(prepare_above_the_budget),
+		BOTH(more_extents_than_registrations),
+		BOTH(registrations_run_out),
 		BOTH(source_memlock_is_worked_with),
 		BOTH(destination_memlock_is_worked_with),
 		BOTH(both_memlocks_and_plain_writes),
