@@ -14,7 +14,7 @@
 #include <cmocka.h>
 #include "verbs.h"
 
-#define WAIT_MS 5000
+#define WAIT_MS 20000
 #define RECV_BIT (1ull << 63)
 
 struct greeting raw_greeting(enum greeting_kind kind)

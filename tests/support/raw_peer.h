@@ -5,7 +5,7 @@
 /*
  * A peer of the RDMA transport made of bare verbs calls, for either role: it greets
  * with any bytes, sends any frames, posts as many receives as it likes, and keeps no
- * rules.  For cmocka tests over the fake device; it waits 5 s at most.
+ * rules.  For cmocka tests over the fake device; it waits 20 s at most.
  */
 
 #include <infiniband/verbs.h>

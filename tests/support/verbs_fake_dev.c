@@ -142,6 +142,12 @@ int ibv_dealloc_pd(struct ibv_pd *base)
 	return 0;
 }
 
+/* The list in which a registration of @key is; there are many of them at a time. */
+static struct fake_mr **mr_list(uint32_t key)
+{
+	return &fake.mrs[key % FAKE_MR_LISTS];
+}
+
 /* Whose registration is it?  Buffers are LOCAL_WRITE; guest memory is 0 or REMOTE_WRITE too. */
 static enum verbs_fake_call reg_call(int access)
 {
@@ -172,8 +178,8 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int acce
 		mr->base.length = length;
 		mr->base.lkey = mr->base.rkey = fake.next_key++;
 		mr->access = access;
-		mr->next = fake.mrs;
-		fake.mrs = mr;
+		mr->next = *mr_list(mr->base.lkey);
+		*mr_list(mr->base.lkey) = mr;
 		((struct fake_pd *)pd)->users++;
 	}
 	pthread_mutex_unlock(&fake.lock);
@@ -195,7 +201,7 @@ int ibv_dereg_mr(struct ibv_mr *base)
 	struct fake_mr **at;
 
 	pthread_mutex_lock(&fake.lock);
-	for (at = &fake.mrs; *at && *at != (struct fake_mr *)base; at = &(*at)->next)
+	for (at = mr_list(base->lkey); *at && *at != (struct fake_mr *)base; at = &(*at)->next)
 		;
 	if (!*at)
 		fake_misuse("a registration is ended that does not exist");
@@ -212,7 +218,7 @@ int ibv_dereg_mr(struct ibv_mr *base)
 
 bool fake_covered(const struct ibv_pd *pd, uint32_t key, uint64_t addr, uint64_t len, int access)
 {
-	for (struct fake_mr *mr = fake.mrs; mr; mr = mr->next) {
+	for (struct fake_mr *mr = *mr_list(key); mr; mr = mr->next) {
 		uint64_t base = (uintptr_t)mr->base.addr;
 
 		if (mr->base.lkey == key)

@@ -21,6 +21,7 @@
 
 #define FAKE_CQ_MAX 8192u
 #define FAKE_RQ_MAX 256u
+#define FAKE_MR_LISTS 4096u
 #define FAKE_BUILT_MAX 64u
 #define FAKE_INLINE_MAX 256u
 
@@ -127,7 +128,7 @@ struct fake {
 	uint32_t next_key;
 	uint16_t next_port;
 	struct fake_id *ids;
-	struct fake_mr *mrs;
+	struct fake_mr *mrs[FAKE_MR_LISTS]; /* by key */
 	struct fake_qp *qps;
 	struct fake_mw *mws;
 	struct fake_held *held, **held_tail;
