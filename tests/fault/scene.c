@@ -248,6 +248,10 @@ static void judge_error(struct scene *sc, struct tern_session *s, const char *wh
 		"retry counter exceeded",
 		"reset",
 		"is gone",
+		"not permitted",
+		"no room for another connection",
+		"work request flushed",
+		"ended channel",
 	};
 	struct tern_error e;
 	bool found = false;
@@ -376,6 +380,8 @@ void scene_play(struct scene *sc)
 		scene_problem(sc, "listen() failed");
 		return;
 	}
+	if (sc->on_listening)
+		sc->on_listening(sc->hook_opaque);
 	testvm_start(&sc->src);
 	attempt(sc);
 
@@ -391,7 +397,8 @@ void scene_play(struct scene *sc)
 		judge_completed(sc);
 	else
 		judge_unknown(sc, go_arrived);
-	sc->missed = !fault_net_fired(sc->net) && !scene_completed(sc);
+	sc->missed =
+		!fault_net_fired(sc->net) && !(sc->fired && sc->fired()) && !scene_completed(sc);
 	if (listening && !sc->missed)
 		try_again(sc);
 	if (atomic_load(&sc->pair.both_ran))

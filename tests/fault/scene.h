@@ -68,6 +68,10 @@ struct scene {
 	atomic_uint strangers;
 	bool missed; /* this machine was too slow: play it again */
 	char *problems; /* SCENE_PROBLEMS_MAX bytes; "" while all is well */
+	/* For faults that the fault layer does not know; may be NULL. */
+	void (*on_listening)(void *opaque); /* the destination listens, nobody has connected */
+	void *hook_opaque;
+	unsigned (*fired)(void); /* how many of them have acted */
 };
 
 /*
