@@ -189,6 +189,12 @@ static int cm_unexpected(const struct cm_event *ev, const char *peer, struct ter
 	case RDMA_CM_EVENT_DEVICE_REMOVAL:
 		return error_session(err, -ENODEV,
 				     "The RDMA device was removed while connecting to %s", peer);
+	case RDMA_CM_EVENT_DISCONNECTED:
+		return error_session(
+			err, -ECONNRESET,
+			"The peer %s closed an RDMA connection while others were being "
+			"made; look there for the reason",
+			peer);
 	default:
 		return error_session(err, code, "Connecting to %s over RDMA failed: %s (%s)", peer,
 				     rdma_event_str(ev->type), error_name(code));
@@ -240,10 +246,11 @@ static int cm_rejected(const struct cm_event *ev, const char *peer, struct tern_
 		return error_session(err, -EBUSY, "The peer %s has that data channel already",
 				     peer);
 	default:
-		return error_session(err, -EBUSY,
-				     "The peer %s has no room for another connection, or its device "
-				     "gave no queues for it (code %u); look there for the reason",
-				     peer, r.code);
+		return error_session(
+			err, -EBUSY,
+			"The peer %s has no room for another connection, or its device "
+			"gave no queues for it (code %u); look there for the reason",
+			peer, r.code);
 	}
 }
 
