@@ -91,7 +91,7 @@ static const struct option_row rows[] = {
 	[SLOT_VCPUS] = { "vcpus", KIND_NUMBER, 1, GUEST_VCPUS_MAX },
 	[SLOT_DIRTY_RATE] = { "dirty-rate", KIND_SIZE, 0, ARGS_RATE_MAX },
 	[SLOT_WORKING_SET] = { "working-set", KIND_PAGES, 0, ARGS_SIZE_MAX },
-	[SLOT_PATTERN] = { "pattern", KIND_WORD, .words = "uniform|sequential|hot" },
+	[SLOT_PATTERN] = { "pattern", KIND_WORD, .words = "uniform|sequential|hot|alternate" },
 	[SLOT_MODE] = { "mode", KIND_WORD, .words = "precopy|postcopy|hybrid" },
 	[SLOT_CHANNELS] = { "channels", KIND_NUMBER, 1, 64 },
 	[SLOT_CHUNK] = { "chunk", KIND_PAGES, GUEST_PAGE_SIZE, ARGS_SIZE_MAX },
@@ -140,7 +140,7 @@ const char *bench_args_usage(void)
 	       "  --vcpus N                     vCPU threads (1)\n"
 	       "  --dirty-rate SIZE             bytes dirtied per second; 0: idle (100M)\n"
 	       "  --working-set SIZE            RAM they write to (64M)\n"
-	       "  --pattern uniform|sequential|hot\n"
+	       "  --pattern uniform|sequential|hot|alternate  (uniform)\n"
 	       "  --seed N                      seed of all contents (1)\n"
 	       "  --mode precopy|postcopy|hybrid\n"
 	       "  --channels N                  data channels (2)\n"

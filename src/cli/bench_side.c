@@ -43,6 +43,9 @@ static void on_event(void *opaque, const struct tern_event *event)
 			return;
 		break;
 	case TERN_EVENT_ROUND:
+		/* The rounds that send what it scattered are measured undisturbed. */
+		if (side->role == TERN_SOURCE && side->args->guest.pattern == GUEST_ALTERNATE)
+			guest_rest(side->guest, true);
 		progress_round(&side->progress, side->session);
 		break;
 	case TERN_EVENT_STRANGER:
@@ -305,6 +308,7 @@ void side_finish(struct side *side)
 		return;
 	if (side->role == TERN_DESTINATION)
 		run_after(side);
+	guest_rest(side->guest, false);
 	side->ran_on = runs_on(side);
 	guest_pause(side->guest);
 	side->verified = !guest_verify(side->guest, &side->verify, &side->error);

@@ -29,7 +29,7 @@
 
 static const char *const backing_names[] = { "memfd", "anon", "hugetlb" };
 _Static_assert(sizeof(backing_names) / sizeof(backing_names[0]) == GUEST_BACKING_NR, "names");
-static const char *const pattern_names[] = { "uniform", "sequential", "hot" };
+static const char *const pattern_names[] = { "uniform", "sequential", "hot", "alternate" };
 _Static_assert(sizeof(pattern_names) / sizeof(pattern_names[0]) == GUEST_PATTERN_NR, "names");
 
 /* Name of a backing. */
@@ -181,6 +181,16 @@ static void sync_init(struct guest *g)
 	pthread_condattr_destroy(&attr);
 }
 
+/* Which pages are touched, and which are the working set; see guest_impl.h. */
+void guest_lay_out(struct guest *g)
+{
+	const struct guest_config *c = &g->cfg;
+
+	layout_init(&g->layout, c->size / GUEST_PAGE_SIZE, c->touched / GUEST_PAGE_SIZE,
+		    c->working_set / GUEST_PAGE_SIZE);
+	g->layout.ws_first = c->pattern == GUEST_ALTERNATE;
+}
+
 /* Allocate a guest; see guest.h. */
 int guest_new(const struct guest_config *cfg, struct guest **out, struct tern_error *err)
 {
@@ -194,8 +204,7 @@ int guest_new(const struct guest_config *cfg, struct guest **out, struct tern_er
 	atomic_store(&g->halt, true);
 	g->nr_regions = cfg->nr_regions;
 	g->content = (struct content){ .seed = cfg->seed, .fill = cfg->fill };
-	layout_init(&g->layout, cfg->size / GUEST_PAGE_SIZE, cfg->touched / GUEST_PAGE_SIZE,
-		    cfg->working_set / GUEST_PAGE_SIZE);
+	guest_lay_out(g);
 	sync_init(g);
 	g->regions = calloc(g->nr_regions, sizeof(*g->regions));
 	g->vcpus = aligned_alloc(128, GUEST_VCPUS_MAX * sizeof(*g->vcpus));

@@ -37,7 +37,13 @@
 #define GUEST_NOTES_MAX 8u
 
 enum guest_backing { GUEST_MEMFD, GUEST_ANON, GUEST_HUGETLB, GUEST_BACKING_NR };
-enum guest_pattern { GUEST_UNIFORM, GUEST_SEQUENTIAL, GUEST_HOT, GUEST_PATTERN_NR };
+enum guest_pattern {
+	GUEST_UNIFORM,
+	GUEST_SEQUENTIAL,
+	GUEST_HOT,
+	GUEST_ALTERNATE,
+	GUEST_PATTERN_NR
+};
 
 /* What a guest is; sizes in bytes, multiples of 4096. */
 struct guest_config {
@@ -123,6 +129,13 @@ int guest_start_vcpus(struct guest *g, struct tern_error *err);
  */
 void guest_pause(struct guest *g);
 void guest_resume(struct guest *g);
+
+/*
+ * guest_rest - a running guest that finds nothing to do: from soon after the call
+ * until guest_rest(g, false) its vCPUs write nothing.  Does not wait for them, so it
+ * may be called from an event handler.  Independent of pause and resume.
+ */
+void guest_rest(struct guest *g, bool rest);
 
 /* guest_is_busy - whether a running guest writes pages at all. */
 bool guest_is_busy(const struct guest *g);

@@ -50,10 +50,14 @@ struct guest {
 	pthread_cond_t stopped; /* paused and nr_running == 0 */
 	unsigned nr_running; /* vCPU threads that may write a page now */
 	bool paused, quit;
+	bool resting; /* runs, and has nothing to do */
 	uint64_t epoch; /* counts guest_resume() */
 	uint64_t resumed_ns; /* when that was */
 	_Atomic bool halt; /* a hint to leave the write loop; set under the lock */
 };
+
+/* guest_lay_out - set g->layout by g->cfg.  While paused. */
+void guest_lay_out(struct guest *g);
 
 /* guest_slice - give all vCPUs their slices of the working set.  While paused. */
 void guest_slice(struct guest *g);

@@ -121,7 +121,7 @@ static int head_decode(const uint8_t *p, size_t len, struct guest_config *c, str
 	if (fill >= CONTENT_NR)
 		return bad_field(err, "fill", fill, "0 to 3");
 	if (pattern >= GUEST_PATTERN_NR)
-		return bad_field(err, "pattern", pattern, "0 to 2");
+		return bad_field(err, "pattern", pattern, "0 to 3");
 	if (!c->vcpus || c->vcpus > GUEST_VCPUS_MAX)
 		return bad_field(err, "vcpus", c->vcpus, "1 to 256");
 	if (c->size != own)
@@ -177,8 +177,7 @@ int guest_load(struct guest *g, const uint8_t *buf, size_t len, struct tern_erro
 	g->observed = observed;
 	g->cfg = cfg;
 	g->content = (struct content){ .seed = cfg.seed, .fill = cfg.fill };
-	layout_init(&g->layout, cfg.size / GUEST_PAGE_SIZE, cfg.touched / GUEST_PAGE_SIZE,
-		    cfg.working_set / GUEST_PAGE_SIZE);
+	guest_lay_out(g);
 	guest_slice(g);
 	for (unsigned i = 0; i < cfg.vcpus; i++) {
 		g->vcpus[i].handover = k[i];

@@ -62,6 +62,8 @@ uint64_t guest_target(const struct guest *g, const struct guest_vcpu *v, uint64_
 
 	if (g->cfg.pattern == GUEST_SEQUENTIAL)
 		return v->slice_first + k % n;
+	if (g->cfg.pattern == GUEST_ALTERNATE)
+		return v->slice_first + k % ((n + 1) / 2) * 2;
 	h = content_mix(g->cfg.seed ^ content_mix(((uint64_t)v->index << 48) + k));
 	if (g->cfg.pattern == GUEST_UNIFORM || n == hot)
 		return v->slice_first + pick(h, n);
@@ -158,7 +160,7 @@ static void vcpu_sleep(struct guest_vcpu *v, uint64_t until)
 			       .tv_nsec = (long)(until % NS_PER_S) };
 
 	v->expected_ns = until;
-	while (!g->paused && !g->quit)
+	while (!g->paused && !g->resting && !g->quit)
 		if (pthread_cond_timedwait(&g->wake, &g->lock, &ts) == ETIMEDOUT)
 			break;
 }
@@ -186,7 +188,7 @@ static void *vcpu_main(void *arg)
 	while (!g->quit) {
 		uint64_t until;
 
-		if (g->paused || !vcpu_is_writer(v)) {
+		if (g->paused || g->resting || !vcpu_is_writer(v)) {
 			pthread_cond_wait(&g->wake, &g->lock);
 			continue;
 		}
@@ -230,16 +232,37 @@ void guest_pause(struct guest *g)
 	pthread_mutex_unlock(&g->lock);
 }
 
+/* Neither paused nor resting any more, perhaps: let the vCPUs write.  The lock is held. */
+static void let_write(struct guest *g)
+{
+	if (g->paused || g->resting)
+		return;
+	g->epoch++;
+	g->resumed_ns = cli_now_ns();
+	atomic_store(&g->halt, false);
+	pthread_cond_broadcast(&g->wake);
+}
+
 /* Let all vCPUs go on. */
 void guest_resume(struct guest *g)
 {
 	pthread_mutex_lock(&g->lock);
 	if (g->paused) {
 		g->paused = false;
-		g->epoch++;
-		g->resumed_ns = cli_now_ns();
-		atomic_store(&g->halt, false);
-		pthread_cond_broadcast(&g->wake);
+		let_write(g);
+	}
+	pthread_mutex_unlock(&g->lock);
+}
+
+/* Give the vCPUs nothing to do, or something again; see guest.h. */
+void guest_rest(struct guest *g, bool rest)
+{
+	pthread_mutex_lock(&g->lock);
+	if (rest)
+		atomic_store(&g->halt, true);
+	if (g->resting != rest) {
+		g->resting = rest;
+		let_write(g);
 	}
 	pthread_mutex_unlock(&g->lock);
 }

@@ -68,7 +68,8 @@ static uint64_t touched_to_block(const struct layout *l, uint64_t t)
 /* The page that is number @i of the working set. */
 uint64_t layout_ws_page(const struct layout *l, uint64_t i)
 {
-	uint64_t t = scale(i / LAYOUT_BLOCK_PAGES, l->touched_blocks, l->ws_blocks);
+	uint64_t w = i / LAYOUT_BLOCK_PAGES;
+	uint64_t t = l->ws_first ? w : scale(w, l->touched_blocks, l->ws_blocks);
 
 	return touched_to_block(l, t) * LAYOUT_BLOCK_PAGES + i % LAYOUT_BLOCK_PAGES;
 }
@@ -81,6 +82,8 @@ uint64_t layout_ws_first(const struct layout *l, uint64_t b)
 	if (!l->ws_blocks || !layout_block_touched(l, b))
 		return LAYOUT_NONE;
 	t = scale(b, l->touched_blocks, l->nr_blocks);
+	if (l->ws_first)
+		return t < l->ws_blocks ? t * LAYOUT_BLOCK_PAGES : LAYOUT_NONE;
 	w = scale_up(t, l->ws_blocks, l->touched_blocks);
 	if (w >= l->ws_blocks || scale(w, l->touched_blocks, l->ws_blocks) != t)
 		return LAYOUT_NONE;

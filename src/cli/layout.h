@@ -7,13 +7,15 @@
  *
  * Guest RAM is a line of 4 KiB pages cut into blocks of 2 MiB (the last one may
  * be short).  Touched blocks are spread evenly over all blocks, working-set
- * blocks evenly over the touched ones, so that both cross every region:
+ * blocks evenly over the touched ones, so that both cross every region; or the
+ * working set is the first of the touched blocks:
  *
  *	blocks       0 1 2 3 4 5 6 7 8 9
  *	touched 50%    #   #   #   #   #
  *	working set    w       w
+ *	ws_first       w   w
  *
- * Everything is a pure function of three numbers, so that source and destination
+ * Everything is a pure function of few numbers, so that source and destination
  * agree without sending a map.
  */
 
@@ -30,13 +32,14 @@ struct layout {
 	uint64_t touched_pages;
 	uint64_t ws_pages; /* working set */
 	uint64_t ws_blocks;
+	bool ws_first; /* the working set comes first, not spread */
 };
 
 /*
  * layout_init - from sizes in pages.
  *
  * @touched is rounded up to whole blocks; @ws must not be above @touched, nor that
- * above @pages.
+ * above @pages.  The working set is spread; to have it first, set ws_first.
  */
 void layout_init(struct layout *l, uint64_t pages, uint64_t touched, uint64_t ws);
 

@@ -218,7 +218,7 @@ static void usage_names_every_option(void **state)
 		"--vcpus N",
 		"--dirty-rate SIZE",
 		"--working-set SIZE",
-		"--pattern uniform|sequential|hot",
+		"--pattern uniform|sequential|hot|alternate",
 		"--mode precopy|postcopy|hybrid",
 		"--channels N",
 		"--chunk SIZE",
@@ -283,7 +283,7 @@ static void unknown_words(void **state)
 	bad(ARGS("--fill", "randomly"), "--fill randomly", "random|zero|text|mixed");
 	bad(ARGS("--fill", "rand"), "--fill rand", "random|zero|text|mixed");
 	bad(ARGS("--backing", "file"), "--backing file", "memfd|anon|hugetlb");
-	bad(ARGS("--pattern", ""), "--pattern", "uniform|sequential|hot");
+	bad(ARGS("--pattern", ""), "--pattern", "uniform|sequential|hot|alternate");
 	bad(ARGS("--mode", "live"), "--mode live", "precopy|postcopy|hybrid");
 	bad(ARGS("--transport", "udp"), "--transport udp", "auto|rdma|tcp");
 	bad(ARGS("--pin", "none"), "--pin none", "pipelined|all");

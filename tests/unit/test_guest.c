@@ -217,12 +217,13 @@ static void content_differs_by_seed_page_and_version(void **state)
 /* ---- layout ---- */
 
 /* All that must hold for one layout. */
-static void check_layout(uint64_t pages, uint64_t touched, uint64_t ws)
+static void check_layout(uint64_t pages, uint64_t touched, uint64_t ws, bool ws_first)
 {
 	uint64_t in_blocks = 0, seen = 0, previous = 0;
 	struct layout l;
 
 	layout_init(&l, pages, touched, ws);
+	l.ws_first = ws_first;
 	for (uint64_t b = 0; b < l.nr_blocks; b++)
 		if (layout_block_touched(&l, b))
 			in_blocks += layout_block_pages(&l, b);
@@ -250,8 +251,9 @@ static void layout_working_set_is_touched_and_invertible(void **state)
 	for (unsigned s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++)
 		for (uint64_t t = 0; t <= 10; t++)
 			for (uint64_t w = 0; w <= 4; w++)
-				check_layout(sizes[s], sizes[s] * t / 10,
-					     sizes[s] * t / 10 * w / 4);
+				for (unsigned first = 0; first < 2; first++)
+					check_layout(sizes[s], sizes[s] * t / 10,
+						     sizes[s] * t / 10 * w / 4, first);
 }
 
 /* ---- guest ---- */
@@ -606,6 +608,61 @@ static void paused_guest_writes_nothing(void **state)
 	guest_delete(&g);
 }
 
+static void resting_guest_writes_nothing(void **state)
+{
+	struct guest_config cfg = small_config();
+	struct guest *g = make(&cfg);
+	uint64_t writes;
+
+	guest_fill(g);
+	assert_int_equal(guest_start_vcpus(g, NULL), 0);
+	guest_resume(g);
+	wait_writes(g, 20);
+	guest_rest(g, true);
+	guest_pause(g); /* waits for those in the middle of a write */
+	writes = guest_writes(g);
+	guest_resume(g);
+	nap_ms(20);
+	assert_int_equal(guest_writes(g), writes);
+	guest_rest(g, false);
+	wait_writes(g, 20);
+	guest_pause(g);
+	guest_rest(g, true);
+	guest_rest(g, false); /* does not end the pause */
+	writes = guest_writes(g);
+	nap_ms(20);
+	assert_int_equal(guest_writes(g), writes);
+	assert_int_equal(bad_pages(g, NULL), 0);
+	guest_delete(&g);
+}
+
+/* Does page @page hold what it held before the guest ran? */
+static bool is_unwritten(struct guest *g, uint64_t page)
+{
+	struct content content = { .seed = guest_config(g)->seed, .fill = guest_config(g)->fill };
+
+	return content_check(&content, guest_page(g, page), page, 0);
+}
+
+static void alternate_writes_every_other_page_from_the_first(void **state)
+{
+	struct guest_config cfg = small_config();
+	struct guest *g;
+
+	cfg.pattern = GUEST_ALTERNATE;
+	cfg.fill = CONTENT_RANDOM;
+	cfg.vcpus = 1;
+	g = make(&cfg);
+	guest_fill(g);
+	assert_int_equal(guest_start_vcpus(g, NULL), 0);
+	guest_resume(g);
+	wait_writes(g, cfg.working_set / PAGE / 2 + 1);
+	guest_pause(g);
+	for (uint64_t i = 0; i < cfg.working_set / PAGE; i++)
+		assert_int_equal(is_unwritten(g, layout_ws_page(guest_layout(g), i)), i % 2);
+	guest_delete(&g);
+}
+
 static void idle_guest_uses_no_cpu(void **state)
 {
 	struct guest_config cfg = small_config();
@@ -744,6 +801,8 @@ int main(void)
 		cmocka_unit_test(populate_allocates_touched_pages_only),
 		cmocka_unit_test(hugetlb_works_or_says_what_is_missing),
 		cmocka_unit_test(paused_guest_writes_nothing),
+		cmocka_unit_test(resting_guest_writes_nothing),
+		cmocka_unit_test(alternate_writes_every_other_page_from_the_first),
 		cmocka_unit_test(idle_guest_uses_no_cpu),
 		cmocka_unit_test(dirty_rate_is_not_exceeded),
 		cmocka_unit_test(more_vcpus_than_pages),
