@@ -515,7 +515,9 @@ int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, si
 void vchan_stats(const struct transport_channel *base, struct tern_channel_stats *out)
 {
 	const struct verbs_channel *ch = (const struct verbs_channel *)base;
+	uint64_t first = atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed);
 
+	out->first_write_ns = first ? first : TRANSPORT_NO_WRITE_YET;
 	out->bytes += atomic_load_explicit(&ch->fig.bytes, memory_order_relaxed);
 	out->writes += atomic_load_explicit(&ch->fig.writes, memory_order_relaxed);
 	out->stalls += atomic_load_explicit(&ch->fig.stalls, memory_order_relaxed);

@@ -151,6 +151,9 @@ static int post_list(struct verbs_channel *ch, const struct verbs_write *v, unsi
 	for (unsigned i = taken; i < nr; i++)
 		keys_drop(ch->conn, ch->sq[(ch->sq_head + i) % ch->sq_size].key);
 	ch->sq_head += taken;
+	if (!atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed) && taken)
+		atomic_store_explicit(&ch->fig.first_write_ns, verbs_now_ns(),
+				      memory_order_relaxed);
 	if (rc)
 		return vchan_failed(ch, rc, err,
 				    "Posting writes on channel %u to %s failed (device %s, queue "

@@ -254,6 +254,7 @@ struct control {
 /* Figures of a channel: written by its thread, read by any (relaxed). */
 struct vchan_figures {
 	_Atomic uint64_t bytes, writes, stalls;
+	_Atomic uint64_t first_write_ns; /* when the first was posted; 0: not yet */
 };
 
 /* A part of a range that write() has taken; belongs to the channel's thread. */

@@ -201,6 +201,7 @@ static int connect_control(struct tern_session *s, struct tern_error *err)
 	memcpy(conn->session_id, id, sizeof(id));
 	monitor_lock(&s->mon);
 	s->conn = conn;
+	s->times.connected = now_ns();
 	monitor_unlock(&s->mon);
 	r = session_expose(s, conn, err);
 	if (!r)

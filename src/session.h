@@ -40,6 +40,7 @@
 /* Seconds are too coarse and pauses too short: everything is now_ns() time. */
 struct session_times {
 	uint64_t begin;      /* connect() or listen() was called; destination: HELLO arrived */
+	uint64_t connected;  /* source: the control connection is there; 0: not yet */
 	uint64_t setup_done; /* first round could begin */
 	uint64_t end;        /* ended; 0: not yet */
 };

@@ -24,7 +24,13 @@ static int copy_out(void *out, size_t size, const void *in, size_t known)
 	return 0;
 }
 
-/* Figures of channel @i now; mon.lock is held. */
+/* From connect() to @at, which a channel gave; 0 if it was not yet. */
+static uint64_t since_begin(const struct tern_session *s, uint64_t at)
+{
+	return at && at != TRANSPORT_NO_WRITE_YET ? at - s->times.begin : 0;
+}
+
+/* Figures of channel @i now; first_write_ns on the monotonic clock; mon.lock is held. */
 static void channel_now(struct tern_session *s, unsigned i, struct tern_channel_stats *out)
 {
 	*out = s->final_channels[i];
@@ -34,6 +40,28 @@ static void channel_now(struct tern_session *s, unsigned i, struct tern_channel_
 		receiver_channel_stats(s->receiver, i, out);
 	if (s->conn && s->channels[i])
 		s->conn->ops->channel_stats(s->channels[i], out);
+}
+
+/*
+ * What the channels know together.  Where they know when their first write left, that
+ * is the session's first byte, not the moment in which the engine handed it over.
+ * mon.lock is held.
+ */
+static void sum_channels(struct tern_session *s, struct tern_stats *st)
+{
+	uint64_t first = 0;
+
+	st->sent_bytes = 0;
+	for (unsigned i = 0; i < s->nr_channels; i++) {
+		struct tern_channel_stats c;
+
+		channel_now(s, i, &c);
+		st->sent_bytes += c.bytes;
+		if (c.first_write_ns && (!first || c.first_write_ns < first))
+			first = c.first_write_ns;
+	}
+	if (first)
+		st->first_byte_ns = since_begin(s, first);
 }
 
 /* mon.lock is held. */
@@ -55,18 +83,14 @@ static void stats_now(struct tern_session *s, struct tern_stats *st)
 		st->total_ns = end - s->times.begin;
 	if (s->times.setup_done)
 		st->setup_ns = s->times.setup_done - s->times.begin;
+	if (s->times.connected)
+		st->connected_ns = s->times.connected - s->times.begin;
 	if (s->sender) {
 		uint64_t first = sender_first_byte_ns(s->sender);
 
 		st->first_byte_ns = first ? first - s->times.begin : 0;
 	}
-	st->sent_bytes = 0;
-	for (unsigned i = 0; i < s->nr_channels; i++) {
-		struct tern_channel_stats c;
-
-		channel_now(s, i, &c);
-		st->sent_bytes += c.bytes;
-	}
+	sum_channels(s, st);
 }
 
 int tern_session_stats(const struct tern_session *cs, struct tern_stats *out, size_t size)
@@ -106,6 +130,7 @@ int tern_session_channel_stats(const struct tern_session *cs, unsigned index,
 	monitor_lock(&s->mon);
 	if (index < s->nr_channels) {
 		channel_now(s, index, &c);
+		c.first_write_ns = since_begin(s, c.first_write_ns);
 		r = 0;
 	}
 	monitor_unlock(&s->mon);
@@ -152,15 +177,17 @@ static json_t *channels_json(const struct tern_session *s)
 
 	for (unsigned i = 0; !tern_session_channel_stats(s, i, &c, sizeof(c)); i++)
 		json_array_append_new(
-			a, json_pack("{s:I, s:i, s:i, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:I, s:I}",
-				     "channel",
-				     (json_int_t)i, "node", (int)c.numa_node, "cpu", (int)c.cpu,
-				     "cpus", c.cpus, "buffer_node", (int)c.buffer_node,
-				     "completion_vector", (int)c.completion_vector,
-				     "bytes", (json_int_t)c.bytes, "writes", (json_int_t)c.writes,
-				     "stalls", (json_int_t)c.stalls, "cpu_ms", ms(c.cpu_ns),
-				     "zerocopy_bytes", (json_int_t)c.zerocopy_bytes,
-				     "zerocopy_copied", (json_int_t)c.zerocopy_copied));
+			a,
+			json_pack(
+				"{s:I, s:i, s:i, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:I, s:I, s:f}",
+				"channel", (json_int_t)i, "node", (int)c.numa_node, "cpu",
+				(int)c.cpu, "cpus", c.cpus, "buffer_node", (int)c.buffer_node,
+				"completion_vector", (int)c.completion_vector, "bytes",
+				(json_int_t)c.bytes, "writes", (json_int_t)c.writes, "stalls",
+				(json_int_t)c.stalls, "cpu_ms", ms(c.cpu_ns), "zerocopy_bytes",
+				(json_int_t)c.zerocopy_bytes, "zerocopy_copied",
+				(json_int_t)c.zerocopy_copied, "first_write_ms",
+				ms(c.first_write_ns)));
 	return a;
 }
 
@@ -195,6 +222,8 @@ static json_t *figures_json(const struct tern_stats *st)
 		{ "cpus", json_string(st->cpus) },
 		{ "mode", json_string("precopy") },
 		{ "total_ms", json_real(ms(st->total_ns)) },
+		{ "connected_ms",
+		  st->connected_ns ? json_real(ms(st->connected_ns)) : json_null() },
 		{ "setup_ms", json_real(ms(st->setup_ns)) },
 		{ "first_byte_ms",
 		  st->first_byte_ns ? json_real(ms(st->first_byte_ns)) : json_null() },
@@ -210,9 +239,9 @@ static json_t *figures_json(const struct tern_stats *st)
 		{ "dirty_provider", json_string(tern_dirty_provider_name(
 					    (enum tern_dirty_provider)st->dirty_provider)) },
 		{ "rounds", json_integer((json_int_t)st->nr_rounds) },
-		{ "pages", json_pack("{s:I, s:I, s:I}", "normal", (json_int_t)st->normal_pages,
-				     "zero", (json_int_t)st->zero_pages, "skipped",
-				     (json_int_t)st->skipped_pages) },
+		{ "pages",
+		  json_pack("{s:I, s:I, s:I}", "normal", (json_int_t)st->normal_pages, "zero",
+			    (json_int_t)st->zero_pages, "skipped", (json_int_t)st->skipped_pages) },
 		{ "registration",
 		  json_pack("{s:f, s:I, s:I}", "ms", ms(st->registration_ns), "bytes",
 			    (json_int_t)st->registration_bytes, "locked_peak_bytes",

@@ -73,6 +73,9 @@ struct transport_device {
 	char cpus[256]; /* nearest to it, as a list; "": not known */
 };
 
+/* first_write_ns of a channel that will tell when it happens, and has not written yet. */
+#define TRANSPORT_NO_WRITE_YET UINT64_MAX
+
 /* What a transport may assume of the session that uses it. */
 struct transport_env {
 	unsigned peer_timeout_ms; /* limit for handshakes, and for a write, notify or fence

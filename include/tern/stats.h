@@ -70,6 +70,8 @@ struct tern_stats {
 	int32_t device_port;         /* its port, 1, …; 0: none */
 	int32_t device_node;         /* its NUMA node; -1: not known */
 	char cpus[256];              /* CPUs that the session's threads may use, "0-3,8" */
+	uint64_t connected_ns;       /* source: from connect() to the control connection; 0: none
+				      * yet */
 };
 
 struct tern_round_stats {
@@ -94,6 +96,8 @@ struct tern_channel_stats {
 	char cpus[128];            /* CPUs its thread may run on, as the kernel says */
 	int32_t buffer_node;       /* node its own buffers lie on; -1: not known (sockets) */
 	int32_t completion_vector; /* of its completion queue; -1: none (sockets) */
+	uint64_t first_write_ns;   /* source: from connect() until its first write was given to
+				    * the device; 0: none yet, or not known (sockets) */
 };
 
 /*
