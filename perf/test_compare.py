@@ -142,7 +142,7 @@ class Rounds(unittest.TestCase):
         compare.SCENARIOS = {"s": scenarios.Scenario("s", "a test", MIB, entries, [])}
         compare.PEERS = {"fake": type("Fake", (FakePeer,), {"fail": fail})}
         args = argparse.Namespace(build="/nonexistent", root=HERE, leave_out="", scenario=None,
-                                  peer=None, size=None, quick=False, runs=3, warmup=1, json="-",
+                                  peer=None, group="tcp", size=None, quick=False, runs=3, warmup=1, json="-",
                                   markdown=os.devnull, strict=False)
         harness = compare.Harness(args)
         out = io.StringIO()

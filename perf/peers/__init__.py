@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Peers, scenarios and reporting of perf/compare.
 
-A peer is something that moves memory: tern, QEMU, the raw pump.  peers.base says
-what a peer must offer; PEERS below is the list compare knows.
+A peer is something that moves memory: tern, QEMU, the raw pump, perftest.
+peers.base says what a peer must offer; PEERS below is the list compare knows.
 """
 
+from peers.perftest import Perftest
 from peers.pump import Pump
 from peers.qemu import Qemu
 from peers.tern import Tern
 
-PEERS = {peer.name: peer for peer in (Tern, Pump, Qemu)}
+PEERS = {peer.name: peer for peer in (Tern, Pump, Perftest, Qemu)}

@@ -25,6 +25,7 @@ import time
 
 MIB = 1 << 20
 GIB = 1 << 30
+PAGE = 4096
 PR_SET_PDEATHSIG = 1
 RUN_TIMEOUT_S = 300
 
@@ -44,7 +45,8 @@ class Spec:
     backing: str = "memfd"
     channels: int = 2
     dirty_rate: int = 0  # bytes of pages dirtied per second; 0: idle guest
-    working_set: int = 0  # bytes the load goes over, sequentially, over and over
+    working_set: int = 0  # bytes the load goes over, over and over
+    pattern: str = "sequential"  # how
     downtime_ms: int = 300
     options: dict = dataclasses.field(default_factory=dict)  # the peer's own
 
@@ -63,6 +65,9 @@ class Result:
     destination_growth: int = None
     source_engine: int = None  # bytes the engine holds beyond guest RAM
     destination_engine: int = None
+    first_byte_ms: float = None  # from the control connection to the first write on the wire
+    locked_peak: int = None  # most bytes of guest RAM locked at once, by the engine's own count
+    pinned_peak: int = None  # most bytes either process had locked, as the kernel says
     detail: dict = dataclasses.field(default_factory=dict)
 
     @property
@@ -125,17 +130,22 @@ class Work:
         if process in self.processes:
             self.processes.remove(process)
 
-    def capture(self, argv, timeout=RUN_TIMEOUT_S):
-        """Run to the end; (stdout, stderr) as text; PeerError on failure or time-out."""
+    def capture(self, argv, timeout=RUN_TIMEOUT_S, allowed=(0,), started=None):
+        """Run to the end; (stdout, stderr) as text; PeerError on failure or time-out.
+
+        Failure is any exit status but those @allowed.  @started(process) is called at once.
+        """
         process = self.start(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         command = " ".join(argv)
         try:
+            if started:
+                started(process)
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             raise PeerError(f"{command}: not done after {timeout} s") from None
         finally:
             self.stop(process)
-        if process.returncode != 0:
+        if process.returncode not in allowed:
             tail = " ".join((err or out).strip().splitlines()[-3:])
             raise PeerError(f"{command}: exit status {process.returncode}: {tail}")
         return out, err

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""QEMU's own migration over TCP loopback, driven through QMP.
+"""QEMU's own migration over TCP loopback or RDMA, driven through QMP.
 
 An idle scenario needs no guest code: the source is paused from the start (-S)
 and its RAM is a file filled beforehand, share=on; the destination's RAM is a
 fresh file.  A live scenario boots dirty_guest.S, which dirties memory at a
 pace; how fast it really went is read from its status page and reported.
 
-Options of a Spec: multifd (channels; 0: single stream), zero_copy, accel.
+Options of a Spec: multifd (channels; 0: single stream), zero_copy, accel,
+rdma ("pin-all" or "on-demand": over the RDMA device instead of TCP).
 total_ms is QEMU's own total-time; wall_ms in the detail is what this harness
 saw, from the migrate command to the completed event.
 """
@@ -21,6 +22,7 @@ import time
 from peers.base import MIB, PeerError, Result, process_cpu_s, process_rss
 from peers.content import content_file
 from peers.qmp import Qmp
+from peers.rdma import find_port
 
 BINARY = "qemu-system-x86_64"
 GUEST_STATUS = 2 * MIB
@@ -28,6 +30,7 @@ GUEST_MAGIC = 0x6E726574
 GUEST_FILL_BASE = 16 * MIB
 BANDWIDTH_MAX = 1 << 40
 COMPLETE_TIMEOUT_S = 120
+RDMA_PORT = 18616  # QEMU cannot tell which port it chose over RDMA, so none is left to it
 
 
 class Machine:
@@ -75,6 +78,8 @@ class Machine:
         caps = {"events": True, "multifd": bool(channels)}
         if spec.options.get("zero_copy"):
             caps["zero-copy-send"] = True
+        if spec.options.get("rdma"):
+            caps["rdma-pin-all"] = spec.options["rdma"] == "pin-all"
         self.qmp.command("migrate-set-capabilities", capabilities=[
             {"capability": k, "state": v} for k, v in caps.items()])
         params = {"max_bandwidth": BANDWIDTH_MAX, "downtime_limit": spec.downtime_ms}
@@ -175,7 +180,7 @@ class Qemu:
 
     def run(self, spec):
         """One migration between two fresh processes."""
-        if spec.options.get("zero_copy"):
+        if spec.options.get("zero_copy") or spec.options.get("rdma"):
             self._allow_locking()
         kernel = self._kernel(spec) if spec.dirty_rate else None
         source_ram = os.path.join(self.work.shm, "source.ram")
@@ -203,12 +208,11 @@ class Qemu:
             status.wait_phase(2, 60)
             rate = status.rate(1.0)
         pids = [source.process.pid, destination.process.pid]
-        destination.qmp.command("migrate-incoming", uri="tcp:127.0.0.1:0")
-        address = destination.qmp.command("query-migrate")["socket-address"][0]
+        uri = self._listen(spec, destination)
         rss0 = [process_rss(pid) for pid in pids]
         cpu0 = [process_cpu_s(pid) for pid in pids]
         begin = time.monotonic()
-        source.qmp.command("migrate", uri=f"tcp:127.0.0.1:{address['port']}")
+        source.qmp.command("migrate", uri=uri)
         self._wait_ended(source)
         self._wait_ended(destination)
         wall_ms = (time.monotonic() - begin) * 1000
@@ -223,6 +227,20 @@ class Qemu:
                       detail={"wall_ms": round(wall_ms, 1), "setup_ms": got["setup-time"],
                               "transferred": got["ram"]["transferred"],
                               "accel": spec.options.get("accel", "tcg")})
+
+    @staticmethod
+    def _listen(spec, destination):
+        """Have the destination listen; the URI for the source."""
+        if spec.options.get("rdma"):
+            port = find_port()
+            if not port:
+                raise PeerError("no RDMA port is active and has an IPv4 address")
+            uri = f"rdma:{port.address}:{RDMA_PORT}"
+            destination.qmp.command("migrate-incoming", uri=uri)
+            return uri
+        destination.qmp.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        address = destination.qmp.command("query-migrate")["socket-address"][0]
+        return f"tcp:127.0.0.1:{address['port']}"
 
     @staticmethod
     def _final_figures(source):

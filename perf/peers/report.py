@@ -12,7 +12,8 @@ from peers.base import MIB
 from peers.scenarios import Ratio
 
 # Byte figures of a Result; tables and limits give them in MiB.
-BYTE_METRICS = ("source_growth", "destination_growth", "source_engine", "destination_engine")
+BYTE_METRICS = ("source_growth", "destination_growth", "source_engine", "destination_engine",
+                "locked_peak", "pinned_peak")
 
 
 def spread(values):
@@ -75,7 +76,8 @@ def judge_limit(target, runs, spec):
     if values:
         out["value"] = spread(values)
         out["unit"] = target.unit
-        out["verdict"] = _verdict(out["value"]["median"], None, bound)
+        out["verdict"] = _verdict(out["value"]["max" if target.worst else "median"], None, bound)
+        out["shown"] = "max" if target.worst else "median"
     return out
 
 
@@ -96,7 +98,7 @@ def summarise(scenario, runs):
     for e in scenario.entries:
         figures = {m: spread(list(metric_values(runs, e.label, m).values()))
                    for m in ("total_ms", "mib_s", "cpu_s_per_gib", "downtime_ms", "dirty_rate",
-                             *BYTE_METRICS)}
+                             "first_byte_ms", *BYTE_METRICS)}
         entries[e.label] = {m: f for m, f in figures.items() if f}
     targets = [judge_ratio(t, runs) if isinstance(t, Ratio)
                else judge_limit(t, runs, specs[t.of])
@@ -144,7 +146,7 @@ def _targets_table(summary, judged):
         against = f" ({t['against']})" if "best of" in t["target"] and "against" in t else ""
         value, paired = "–", "–"
         if "value" in t:
-            value = f"{t['value']['median']:.1f} {t['unit']}"
+            value = f"{t['value'][t['shown']]:.1f} {t['unit']}"
         elif t.get("ratio_of_medians") is not None:
             value = f"{t['ratio_of_medians']:.2f}"
         if t.get("paired"):
