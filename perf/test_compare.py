@@ -21,7 +21,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
 
-from peers import report, scenarios  # noqa: E402
+from peers import perftest, rdma, report, scenarios, tern  # noqa: E402
 from peers.base import GIB, MIB, PeerError, Result, Spec  # noqa: E402
 
 COMPARE = os.path.join(HERE, "compare")
@@ -74,6 +74,13 @@ class Statistics(unittest.TestCase):
         self.assertEqual(report.judge_ratio(target, runs_of(big=[116], small=[100]))["verdict"],
                          "missed")
 
+    def test_worst_run_counts_where_it_is_asked_for(self):
+        runs = [{"entry": "a", "round": i, "result": {"locked_peak": n * MIB}}
+                for i, n in enumerate((60, 61, 65))]
+        for worst, verdict in ((False, "met"), (True, "missed")):
+            target = scenarios.Limit("a", "locked_peak", 64, worst=worst)
+            self.assertEqual(report.judge_limit(target, runs, Spec(ram=GIB))["verdict"], verdict)
+
     def test_failed_runs_are_no_measurement(self):
         target = scenarios.Ratio("a", ("b",), at_least=1)
         runs = runs_of(a=[100]) + [{"entry": "b", "round": 1, "error": "broke"}]
@@ -104,12 +111,161 @@ class Scaling(unittest.TestCase):
         live = scenarios.SCENARIOS["live-1g"]
         self.assertEqual(scenarios.scaled(live, 1).entries[0].spec, live.entries[0].spec)
 
+    def test_default_group_needs_no_device(self):
+        for s in scenarios.SCENARIOS.values():
+            needs = any(e.peer == "perftest" or e.spec.options.get("rdma") or
+                        e.spec.options.get("transport") == "rdma" for e in s.entries)
+            self.assertEqual(s.group, "rdma" if needs else "tcp")
+
     def test_targets_name_entries(self):
         for s in scenarios.SCENARIOS.values():
             labels = {e.label for e in s.entries}
             for t in s.targets:
                 self.assertIn(t.of, labels)
                 self.assertLessEqual(set(getattr(t, "to", ())), labels)
+
+
+PERFTEST_OUTPUT = """
+---------------------------------------------------------------------------------------
+ #bytes     #iterations    BW peak[MB/sec]    BW average[MB/sec]   MsgRate[Mpps]
+ 65536      2048             83.70              82.46  \t\t   0.001319
+---------------------------------------------------------------------------------------
+"""
+
+
+class PerftestPeer(unittest.TestCase):
+    """What ib_write_bw says, and how it is asked."""
+
+    def test_average_is_taken_and_not_the_peak(self):
+        self.assertEqual(perftest.parse(PERFTEST_OUTPUT), (65536, 2048, 82.46))
+
+    def test_other_units_are_refused(self):
+        with self.assertRaises(PeerError):
+            perftest.parse(PERFTEST_OUTPUT.replace("MB/sec", "Gb/sec"))
+
+    def test_no_row_and_two_rows_are_refused(self):
+        row = PERFTEST_OUTPUT.splitlines(keepends=True)[3]
+        for text in (PERFTEST_OUTPUT.replace(row, ""), PERFTEST_OUTPUT + row):
+            with self.assertRaises(PeerError):
+                perftest.parse(text)
+
+    def test_a_speed_of_zero_is_refused(self):
+        with self.assertRaises(PeerError):
+            perftest.parse(PERFTEST_OUTPUT.replace("82.46", "0.00"))
+
+    def test_all_bytes_of_the_scenario_are_written(self):
+        peer = object.__new__(perftest.Perftest)
+        peer.port = rdma.Port("rxe0", 1, "192.0.2.1")
+        argv = peer._argv(Spec(ram=256 * MIB, options={"message": MIB, "queue_pairs": 2}))
+        self.assertEqual(argv[argv.index("-n") + 1], "128")
+        self.assertEqual(argv[argv.index("-q") + 1], "2")
+        argv = peer._argv(Spec(ram=64 * MIB, options={"message": 4096, "post_list": 32}))
+        self.assertEqual(argv[argv.index("-n") + 1], "16384")
+        self.assertEqual(argv[argv.index("--post_list") + 1], "32")
+
+    def test_listening_port_is_found_in_the_kernels_table(self):
+        table = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), "tcp")
+        with open(table, "w", encoding="ascii") as f:
+            f.write("  sl  local_address rem_address   st\n"
+                    "   0: 0100007F:4853 00000000:0000 0A\n"
+                    "   1: 0100007F:4854 0100007F:4853 01\n")
+        self.assertTrue(perftest.listening(0x4853, (table,)))
+        self.assertFalse(perftest.listening(0x4854, (table, table + ".absent")))
+
+
+class RdmaPort(unittest.TestCase):
+    """Which device the peers use."""
+
+    def setUp(self):
+        self.root = self.enterContext(tempfile.TemporaryDirectory())
+
+    def port(self, device, state, interface):
+        """Make a port as sysfs shows it."""
+        path = os.path.join(self.root, device, "ports", "1")
+        os.makedirs(os.path.join(path, "gid_attrs", "ndevs"))
+        for name, text in (("state", state), ("gid_attrs/ndevs/0", interface)):
+            with open(os.path.join(path, name), "w", encoding="ascii") as f:
+                f.write(text + "\n")
+
+    def test_first_active_port_with_an_address(self):
+        self.port("a0", "1: DOWN", "eth0")
+        self.port("b0", "4: ACTIVE", "bare0")
+        self.port("c0", "4: ACTIVE", "rdma0")
+        addresses = {"eth0": ["192.0.2.1"], "bare0": [], "rdma0": ["192.0.2.7"]}
+        self.assertEqual(rdma.find_port(self.root, addresses.get),
+                         rdma.Port("c0", 1, "192.0.2.7"))
+
+    def test_no_device_is_no_port(self):
+        self.assertIsNone(rdma.find_port(self.root, lambda interface: ["192.0.2.1"]))
+
+
+def tern_json(**changes):
+    """The JSON of a migration that went well."""
+    return {"status": "completed", "verify": {"bad": 0, "guest_ran": True}, "downtime_ms": 3.0,
+            "downtime_ledger_us": {"pause": 1000.0, "resume": 2000.0}, "ram_bytes": MIB,
+            "connected_ms": 20.0, "first_byte_ms": 65.0, "round_list": [],
+            "registration": {"locked_peak_bytes": 4 * MIB}, **changes}
+
+
+class TernPeer(unittest.TestCase):
+    """What must be so in a run of tern, and what is taken from it."""
+
+    def test_good_run(self):
+        tern.check(tern_json(), "whole")
+
+    def test_ledger_that_does_not_add_up(self):
+        with self.assertRaisesRegex(PeerError, "sums up to 3.000 ms, the downtime is 3.500"):
+            tern.check(tern_json(downtime_ms=3.5), "whole")
+
+    def test_bad_pages_and_a_guest_that_stands(self):
+        for verify in ({"bad": 1, "guest_ran": True}, {"bad": 0, "guest_ran": False}, None):
+            with self.assertRaises(PeerError):
+                tern.check(tern_json(verify=verify), "whole")
+
+    def test_cancelled_counts_only_where_it_is_meant_and_verified(self):
+        cancelled = tern_json(status="cancelled", verify=None, downtime_ms=0.0,
+                              downtime_ledger_us={}, source_verify={"bad": 0, "guest_ran": True})
+        tern.check(cancelled, "first byte")
+        with self.assertRaises(PeerError):
+            tern.check(cancelled, "whole")
+        cancelled["source_verify"]["bad"] = 1
+        with self.assertRaises(PeerError):
+            tern.check(cancelled, "first byte")
+
+    def test_first_byte_counts_from_the_connection(self):
+        got = tern.first_byte(Spec(ram=MIB), tern_json())
+        self.assertEqual((got.total_ms, got.first_byte_ms, got.locked_peak),
+                         (65.0, 45.0, 4 * MIB))
+        with self.assertRaises(PeerError):
+            tern.first_byte(Spec(ram=MIB), tern_json(first_byte_ms=None))
+
+    def second_round(self, pages):
+        """The measurement of a second round of @pages, 1,024 being due."""
+        rounds = [{"normal_pages": 9999, "sent_bytes": 1, "duration_ms": 1.0},
+                  {"normal_pages": pages, "sent_bytes": pages * 4096, "duration_ms": 50.0}]
+        return tern.second_round(Spec(ram=64 * MIB, working_set=8 * MIB),
+                                 tern_json(round_list=rounds))
+
+    def test_second_round_is_what_is_measured(self):
+        got = self.second_round(1024)
+        self.assertEqual((got.ram, got.total_ms, got.mib_s), (4 * MIB, 50.0, 80.0))
+
+    def test_second_round_of_other_pages_is_refused(self):
+        for pages in (1000, 1025):
+            with self.assertRaises(PeerError):
+                self.second_round(pages)
+
+    def test_lock_watch_sums_pinned_and_locked_of_parent_and_child(self):
+        proc = self.enterContext(tempfile.TemporaryDirectory())
+        for pid, pinned in ((7, 100), (8, 300)):
+            os.makedirs(f"{proc}/{pid}/task/{pid}")
+            with open(f"{proc}/{pid}/status", "w", encoding="ascii") as f:
+                f.write(f"VmLck:\t 20 kB\nVmPin:\t {pinned} kB\nVmRSS:\t 9999 kB\n")
+        with open(f"{proc}/7/task/7/children", "w", encoding="ascii") as f:
+            f.write("8 9 ")
+        watch = tern.LockWatch(7, proc)
+        watch.look()
+        self.assertEqual((watch.peak, watch.samples), (320 * 1024, 2))
 
 
 class FakePeer:
@@ -142,8 +298,8 @@ class Rounds(unittest.TestCase):
         compare.SCENARIOS = {"s": scenarios.Scenario("s", "a test", MIB, entries, [])}
         compare.PEERS = {"fake": type("Fake", (FakePeer,), {"fail": fail})}
         args = argparse.Namespace(build="/nonexistent", root=HERE, leave_out="", scenario=None,
-                                  peer=None, group="tcp", size=None, quick=False, runs=3, warmup=1, json="-",
-                                  markdown=os.devnull, strict=False)
+                                  peer=None, group="tcp", size=None, quick=False, runs=3,
+                                  warmup=1, json="-", markdown=os.devnull, strict=False)
         harness = compare.Harness(args)
         out = io.StringIO()
         try:

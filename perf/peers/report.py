@@ -118,23 +118,45 @@ def _total_cell(figures):
     return f"{t['median']:.0f} ({t['min']:.0f}–{t['max']:.0f}, {t['iqr']:.0f})"
 
 
+# Columns of tables in which an entry has that figure: heading, divisor, form, which figure.
+EXTRA_COLUMNS = {
+    "dirty_rate": ("load MB/s", 1e6, "%.0f", "median"),
+    "first_byte_ms": ("first byte ms after connection (max)", 1, "%.1f", "median"),
+    "locked_peak": ("locked MiB, most", 1, "%.1f", "max"),
+    "pinned_peak": ("VmPin + VmLck MiB, most", 1, "%.1f", "max"),
+}
+
+
+def _extra_cells(figures, columns):
+    """Cells of an entry for @columns of EXTRA_COLUMNS."""
+    cells = []
+    for metric in columns:
+        _, divisor, form, which = EXTRA_COLUMNS[metric]
+        f = figures.get(metric)
+        text = form % (f[which] / divisor) if f else "–"
+        if f and metric == "first_byte_ms":
+            text += f" ({f['max']:.1f})"
+        cells.append(text)
+    return cells
+
+
 def _entries_table(summary):
     """One row per entry."""
-    live = any("dirty_rate" in f for f in summary["entries"].values())
+    entries = summary["entries"]
+    extra = [m for m in EXTRA_COLUMNS if any(m in f for f in entries.values())]
     head = ["", "runs", "total ms: median (min–max, IQR)", "MiB/s", "downtime ms", "CPU s/GiB"]
-    lines = ["| " + " | ".join(head + (["load MB/s"] if live else [])) + " |",
-             "|" + "---|" * (len(head) + live)]
-    for label, figures in summary["entries"].items():
+    if "first_byte_ms" in extra:  # nothing was moved
+        head[2:] = ["first byte ms after the call: median (min–max, IQR)"]
+    lines = ["| " + " | ".join(head + [EXTRA_COLUMNS[m][0] for m in extra]) + " |",
+             "|" + "---|" * (len(head) + len(extra))]
+    for label, figures in entries.items():
         if "total_ms" not in figures:
-            lines.append(f"| {label} | 0 | –" + " | –" * (len(head) - 3 + live) + " |")
+            lines.append(f"| {label} | 0 | –" + " | –" * (len(head) - 3 + len(extra)) + " |")
             continue
         row = [label, str(figures["total_ms"]["runs"]), _total_cell(figures),
                _cell(figures, "mib_s", "%.0f"), _cell(figures, "downtime_ms", "%.0f"),
-               _cell(figures, "cpu_s_per_gib", "%.2f")]
-        if live:
-            rate = figures.get("dirty_rate")
-            row.append("%.0f" % (rate["median"] / 1e6) if rate else "–")
-        lines.append("| " + " | ".join(row) + " |")
+               _cell(figures, "cpu_s_per_gib", "%.2f")][:len(head)]
+        lines.append("| " + " | ".join(row + _extra_cells(figures, extra)) + " |")
     return lines
 
 

@@ -198,7 +198,6 @@ def whole(spec, got):
                   destination_growth=memory.get("destination_rss_growth_bytes"),
                   source_engine=memory.get("source_engine_bytes"),
                   destination_engine=memory.get("destination_engine_bytes"),
-                  locked_peak=(got.get("registration") or {}).get("locked_peak_bytes"),
                   detail=_detail(got))
 
 
