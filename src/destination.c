@@ -458,9 +458,10 @@ static int accept_go(struct tern_session *s, struct tern_error *err)
 /* End the channel threads, whose channels were revoked or aborted, and keep their figures. */
 static void stop_receivers(struct tern_session *s)
 {
-	monitor_lock(&s->mon);
-	struct receiver *r = s->receiver;
+	struct receiver *r = s->receiver; /* only this thread changes it */
 
+	receiver_join(r);
+	monitor_lock(&s->mon);
 	for (unsigned i = 0; r && i < s->nr_channels; i++)
 		receiver_channel_stats(r, i, &s->final_channels[i]);
 	s->receiver = NULL;

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,8 @@ struct receiver_thread {
 
 struct receiver {
 	struct tern_session *s;
-	unsigned nr;
+	unsigned nr; /* with a thread */
+	bool joined; /* they have ended; session thread */
 	struct receiver_thread v[];
 };
 
@@ -140,6 +142,7 @@ static void *receiver_main(void *arg)
 	monitor_lock(&t->pool->s->mon);
 	memcpy(t->cpus, cpus, sizeof(cpus));
 	monitor_unlock(&t->pool->s->mon);
+	receiver_account(t);
 	error_clear(&err);
 	if (receiver_loop(t, &err))
 		session_worker_failed(t->pool->s, &err);
@@ -177,14 +180,19 @@ int receiver_start(struct tern_session *s, struct receiver **out, struct tern_er
 	return 0;
 }
 
+void receiver_join(struct receiver *r)
+{
+	for (unsigned i = 0; r && !r->joined && i < r->nr; i++)
+		pthread_join(r->v[i].thread, NULL);
+	if (r)
+		r->joined = true;
+}
+
 void receiver_stop(struct receiver **rp)
 {
 	struct receiver *r = *rp;
 
-	if (!r)
-		return;
-	for (unsigned i = 0; i < r->nr; i++)
-		pthread_join(r->v[i].thread, NULL);
+	receiver_join(r);
 	free(r);
 	*rp = NULL;
 }

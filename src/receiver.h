@@ -17,7 +17,13 @@ struct receiver;
 /* receiver_start - one thread for each of the session's channels. */
 int receiver_start(struct tern_session *s, struct receiver **out, struct tern_error *err);
 
-/* receiver_stop - join the threads (revoke or abort came first) and free. */
+/*
+ * receiver_join - wait for the threads' end (revoke or abort came first).  Their figures
+ * are final then, and can be read until receiver_stop().
+ */
+void receiver_join(struct receiver *r);
+
+/* receiver_stop - join the threads and free. */
 void receiver_stop(struct receiver **r);
 
 /* receiver_channel_stats - node, cpus, cpu, cpu_ns of thread @i.  mon.lock is held. */

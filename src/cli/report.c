@@ -129,6 +129,9 @@ json_t *report_make(const struct bench_args *args, json_t *source, json_t *desti
 	json_object_set_new(o, "memory", memory_json(source, destination));
 	json_object_set_new(o, "guest", guest_json(args, source, destination));
 	json_object_set_new(o, "verify", copy(destination, "verify"));
+	if (source)
+		json_object_set_new(o, "destination_channels",
+				    copy(get(destination, "stats"), "channels"));
 	json_object_set_new(o, "source_verify", copy(source, "verify"));
 	json_object_set_new(o, "error", first_error(source, destination));
 	json_object_set_new(o, "destination_error", copy(destination, "error"));
