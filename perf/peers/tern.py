@@ -21,7 +21,7 @@ import threading
 
 from peers.base import PAGE, PeerError, Result, RUN_TIMEOUT_S, size_text
 
-FIRST_BYTE_TIMEOUT_S = 6
+FIRST_BYTE_TIMEOUT_S = 4
 EXIT_CANCELLED = 3
 WATCH_S = 0.01
 SCATTER_LEAST = 0.99  # of the pages that may be dirty after the first round
