@@ -22,7 +22,14 @@
 /* CM rejection reasons (InfiniBand architecture, table of REJ reasons). */
 #define REJ_INVALID_SERVICE_ID 8
 #define REJ_CONSUMER_DEFINED 28
-#define CONNECT_RETRIES 7
+/*
+ * A request that gets no answer is sent so many times more, at intervals of 4.096 us * 2^t.
+ * (Not 7: rxe takes that for "for ever".)
+ */
+#define CONNECT_RETRIES 6
+#define RNR_RETRIES 7 /* for ever; credits make it rare */
+#define ACK_TIMEOUT_MIN 14 /* 67 ms: a peer may be as slow as that */
+#define ACK_TIMEOUT_MAX 31
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t verbs_now_ns(void)
@@ -289,6 +296,17 @@ static int cm_expect(struct rdma_event_channel *cm, enum rdma_cm_event_type want
 	return ev->type == want ? 0 : verbs_cm_wrong(ev, peer, err);
 }
 
+void verbs_cm_ack_timeout(struct rdma_cm_id *id, unsigned peer_timeout_ms)
+{
+	uint64_t share_ns = peer_timeout_ms * 600000ull / (CONNECT_RETRIES + 1);
+	uint8_t t = ACK_TIMEOUT_MIN;
+
+	while (t < ACK_TIMEOUT_MAX && 4096ull << (t + 1) <= share_ns)
+		t++;
+	/* Without it the kernel's own time is good enough. */
+	(void)rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &t, sizeof(t));
+}
+
 int verbs_cm_resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sockaddr *dst,
 			  const char *peer, int64_t deadline, struct tern_error *err)
 {
@@ -368,7 +386,7 @@ int verbs_cm_request(struct rdma_cm_id *id, const struct greeting *hello, const 
 		.private_data = buf,
 		.private_data_len = sizeof(buf),
 		.retry_count = CONNECT_RETRIES,
-		.rnr_retry_count = CONNECT_RETRIES, /* 7: for ever; credits make it rare */
+		.rnr_retry_count = RNR_RETRIES,
 	};
 
 	greeting_put(buf, hello);

@@ -82,6 +82,13 @@ int vconn_attach_device(struct verbs_conn *c, struct rdma_cm_id *id, struct tern
 	if (rc)
 		return error_session(err, -rc, "Asking device %s for its limits failed: %s",
 				     c->device, error_name(-rc));
+	if (port.state != IBV_PORT_ACTIVE)
+		return error_session(err, -ENETDOWN,
+				     "Connecting to %s over RDMA failed: port %u of device %s is not "
+				     "active (%s); bring its network interface up (ip link), or use "
+				     "tcp:",
+				     c->peer, id->port_num, c->device,
+				     ibv_port_state_str(port.state));
 	c->max_msg = port.max_msg_sz ? port.max_msg_sz : PIECE_BYTES;
 	c->pd_control = ibv_alloc_pd(id->verbs);
 	c->pd_data = c->pd_control ? ibv_alloc_pd(id->verbs) : NULL;
@@ -206,6 +213,15 @@ void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
 	vconn_tell_listener(c);
 }
 
+void vconn_fail_data(struct verbs_conn *c, const struct tern_error *why)
+{
+	pthread_mutex_lock(&c->ctl.lock);
+	if (!c->ctl.data_error.code)
+		c->ctl.data_error = *why;
+	pthread_mutex_unlock(&c->ctl.lock);
+	vconn_wake_all(c);
+}
+
 int vconn_check(struct verbs_conn *c, struct tern_error *err)
 {
 	struct tern_error why;
@@ -213,7 +229,7 @@ int vconn_check(struct verbs_conn *c, struct tern_error *err)
 	if (atomic_load(&c->aborted))
 		return error_session(err, -ECANCELED, "The connection to %s was aborted", c->peer);
 	pthread_mutex_lock(&c->ctl.lock);
-	why = c->ctl.error;
+	why = c->ctl.error.code ? c->ctl.error : c->ctl.data_error;
 	pthread_mutex_unlock(&c->ctl.lock);
 	if (!why.code)
 		return 0;

@@ -52,6 +52,7 @@ static int open_id(struct verbs_conn *c, struct rdma_event_channel *cm, struct s
 	if (rdma_create_id(cm, &id, NULL, RDMA_PS_TCP))
 		return error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
 				     error_name(-errno));
+	verbs_cm_ack_timeout(id, c->env.peer_timeout_ms);
 	rc = verbs_cm_resolve(cm, id, src, dst, peer, cancel_fd, deadline, err);
 	if (!rc)
 		rc = verbs_check_device(c, id, peer, err);

@@ -58,6 +58,7 @@ static int begin(struct openings *o, unsigned i, struct tern_error *err)
 				     "Making an RDMA connection identifier failed: %s",
 				     error_name(-errno));
 	}
+	verbs_cm_ack_timeout(o->v[i].id, c->env.peer_timeout_ms);
 	return verbs_cm_resolve_addr(o->v[i].id, src, rdma_get_peer_addr(c->id), c->peer,
 				     o->deadline, err);
 }

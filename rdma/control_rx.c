@@ -128,7 +128,6 @@ static void take_frame(struct verbs_conn *c, unsigned slot, uint32_t bytes)
 static void completion_failed(struct verbs_conn *c, const struct ibv_wc *wc)
 {
 	struct tern_error why = { 0 };
-	int code = wc->status == IBV_WC_RETRY_EXC_ERR ? -ETIMEDOUT : -ECONNRESET;
 	bool expected;
 
 	pthread_mutex_lock(&c->ctl.lock);
@@ -136,7 +135,8 @@ static void completion_failed(struct verbs_conn *c, const struct ibv_wc *wc)
 	pthread_mutex_unlock(&c->ctl.lock);
 	if (wc->status == IBV_WC_WR_FLUSH_ERR && (expected || atomic_load(&c->aborted)))
 		return;
-	error_session(&why, code,
+	/* Not -ETIMEDOUT: from recv() that would mean that nothing came yet. */
+	error_session(&why, -ECONNRESET,
 		      "The control queue to %s failed (device %s, queue pair %u): %s (status %d); "
 		      "check the peer and the link",
 		      c->peer, c->device, c->id->qp->qp_num, ibv_wc_status_str(wc->status),
@@ -225,6 +225,16 @@ static struct verbs_channel *find_channel(struct verbs_conn *c, const struct rdm
 	return NULL;
 }
 
+/*
+ * Does an event of an established connection not mean its end?  UNREACHABLE comes when the
+ * address of the peer's host does not resolve any more.  It may again before the queue pair
+ * has tried often enough; if not, its completion says so.
+ */
+static bool goes_on(const struct cm_event *ev)
+{
+	return ev->type == RDMA_CM_EVENT_TIMEWAIT_EXIT || ev->type == RDMA_CM_EVENT_UNREACHABLE;
+}
+
 /* An event of a channel's connection. */
 static void vchan_event(struct verbs_conn *c, const struct cm_event *ev)
 {
@@ -235,7 +245,7 @@ static void vchan_event(struct verbs_conn *c, const struct cm_event *ev)
 	if (ch && ev->type == RDMA_CM_EVENT_ESTABLISHED) {
 		ch->established = true;
 		pthread_cond_broadcast(&c->changed);
-	} else if (ch && ev->type != RDMA_CM_EVENT_TIMEWAIT_EXIT) {
+	} else if (ch && !(ch->established && goes_on(ev))) {
 		atomic_store(&ch->lost, true);
 		if (ch->established) /* flush what is outstanding */
 			(void)rdma_disconnect(ch->id);
@@ -256,8 +266,7 @@ static void cm_events(struct verbs_conn *c)
 			vconn_fail(c, &why);
 		} else if (ev.id != c->id) {
 			vchan_event(c, &ev);
-		} else if (ev.type != RDMA_CM_EVENT_ESTABLISHED &&
-			   ev.type != RDMA_CM_EVENT_TIMEWAIT_EXIT) {
+		} else if (ev.type != RDMA_CM_EVENT_ESTABLISHED && !goes_on(&ev)) {
 			disconnected(c);
 		}
 	}

@@ -240,7 +240,7 @@ void *keys_main(void *registrar)
 		r->busy = true;
 		pthread_mutex_unlock(&k->lock);
 		if (err.code || request(r, v, nr, &err))
-			vconn_fail(c, &err);
+			vconn_fail_data(c, &err);
 		error_clear(&err);
 		pthread_mutex_lock(&k->lock);
 		r->busy = false;
@@ -409,8 +409,10 @@ void keys_take(struct verbs_conn *c, const uint8_t *payload, size_t len)
 	room_wake_locked(&c->keys);
 	pthread_cond_broadcast(&c->keys.done);
 	pthread_mutex_unlock(&c->keys.lock);
-	if (rc)
+	if (rc == -EPROTO)
 		vconn_fail(c, &why);
+	else if (rc)
+		vconn_fail_data(c, &why);
 	else
 		vconn_wake_channels(c);
 }

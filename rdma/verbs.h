@@ -247,6 +247,7 @@ struct control {
 	bool bye; /* the peer closed in order */
 	bool bye_sent; /* ours has completed */
 	struct tern_error error; /* first; code != 0: the connection is dead */
+	struct tern_error data_error; /* first; code != 0: no channel goes on */
 };
 
 /* ---- channels ---- */
@@ -438,6 +439,13 @@ int verbs_cm_wrong(const struct cm_event *ev, const char *peer, struct tern_erro
 int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struct sockaddr *src,
 		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline,
 		     struct tern_error *err);
+/*
+ * verbs_cm_ack_timeout - let the queue pair notice a dead peer or wire within @peer_timeout_ms.
+ *
+ * Then the error is that of a transfer, with its status, and not just silence.  Before the
+ * route is resolved; both sides take it from there.
+ */
+void verbs_cm_ack_timeout(struct rdma_cm_id *id, unsigned peer_timeout_ms);
 int verbs_cm_resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct sockaddr *dst,
 			  const char *peer, int64_t deadline, struct tern_error *err);
 int verbs_cm_resolve_route(struct rdma_cm_id *id, const char *peer, int64_t deadline,
@@ -497,7 +505,12 @@ bool vconn_range_ok(const struct verbs_conn *c, uint32_t region, uint64_t offset
 /* vconn_fail - note why the connection is dead, if it is the first reason, and wake everybody. */
 void vconn_fail(struct verbs_conn *c, const struct tern_error *why);
 void vconn_tell_listener(struct verbs_conn *c);
-/* vconn_check - 0, -ECANCELED if aborted, or the reason why the connection is dead. */
+/*
+ * vconn_fail_data - as vconn_fail() for the channels alone: the control queue goes on, so that
+ * the engine can tell the peer.
+ */
+void vconn_fail_data(struct verbs_conn *c, const struct tern_error *why);
+/* vconn_check - 0, -ECANCELED if aborted, or the reason why no channel can go on. */
 int vconn_check(struct verbs_conn *c, struct tern_error *err);
 void vconn_wake_all(struct verbs_conn *c);
 void vconn_wake_channels(struct verbs_conn *c);

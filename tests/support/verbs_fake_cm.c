@@ -324,6 +324,16 @@ int rdma_resolve_addr(struct rdma_cm_id *base, struct sockaddr *src, struct sock
 	return rc;
 }
 
+int rdma_set_option(struct rdma_cm_id *id, int level, int name, void *value, size_t len)
+{
+	(void)id;
+	(void)level;
+	(void)name;
+	(void)value;
+	(void)len;
+	return 0;
+}
+
 int rdma_resolve_route(struct rdma_cm_id *base, int ms)
 {
 	struct fake_id *id = (struct fake_id *)base;

@@ -179,7 +179,7 @@ static void control_retry_exceeded(void **state)
 
 	verbs_fake_wc(FAKE_WR_CONTROL, 1, IBV_WC_RETRY_EXC_ERR);
 	assert_int_equal(p->t->send(p->src, "x", 1, 5000, NULL), 0);
-	assert_control_dies(p, -ETIMEDOUT, "transport retry counter exceeded (status 12)");
+	assert_control_dies(p, -ECONNRESET, "transport retry counter exceeded (status 12)");
 }
 
 static void control_rnr_exceeded(void **state)
