@@ -8,9 +8,9 @@
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-device=rdma0
-rdma=rxe0
 busybox=/run/lab/busybox
+# shellcheck source=tests/lab/device.sh
+. "$(dirname "$LAB_GUEST")/device.sh"
 # The command sees of these only what its own script exports.
 export -n LAB_VM LAB_VMS LAB_GUEST LAB_COMMAND LAB_SHARE LAB_KERNEL LAB_MARKER
 export -n LAB_MODULES LAB_HUGEPAGES LAB_KEEP
@@ -22,47 +22,12 @@ fail()
 	sleep infinity
 }
 
-# wait_until SECONDS COMMAND... - run COMMAND until it succeeds
-wait_until()
-{
-	local end=$((SECONDS + $1))
-
-	shift
-	until "$@"; do
-		[ "$SECONDS" -lt "$end" ] || return 1
-		$busybox sleep 0.02
-	done
-}
-
-# gids_there NUMBER - has the device the RoCE v2 GIDs of both addresses
-gids_there()
-{
-	local port=/sys/class/infiniband/$rdma/ports/1 gids='' file gid type
-
-	for file in "$port/gids/"*; do
-		{ read -r gid <"$file"; } 2>/dev/null || continue
-		{ read -r type <"$port/gid_attrs/types/${file##*/}"; } 2>/dev/null || continue
-		[ "$type" = "RoCE v2" ] && gids+=" $gid"
-	done
-	[[ $gids == *0000:ffff:c0a8:4d0$1* && $gids == *fd77:0000:0000:0000:0000:0000:0000:000$1* ]]
-}
-
-port_active()
-{
-	local state
-
-	read -r state </sys/class/infiniband/$rdma/ports/1/state
-	[[ $state == *ACTIVE* ]]
-}
-
 rdma_up()
 {
-	local number=1
+	local number=1 why
 
 	[ "$LAB_VM" = a ] || number=2
-	rdma link add $rdma type rxe netdev $device || fail "cannot add $rdma on $device"
-	wait_until 20 gids_there $number || fail "$rdma has not got the GIDs of its addresses"
-	wait_until 20 port_active || fail "the port of $rdma is not active"
+	why=$(device_add $number 2>&1) || fail "$why"
 }
 
 extras()

@@ -40,11 +40,11 @@ def program(name, seconds, *command, **environ):
     return Test(name, seconds, command=list(command), environ=environ)
 
 
-def cases(module, prefix):
+def cases(module, prefix, seconds=60):
     """The functions prefix_* of tests/lab/<module>.py, in their order there."""
     found = vars(importlib.import_module(module))
     return [Test(f"{module[len('case_'):]}.{name.removeprefix('test_')}",
-                 getattr(function, "seconds", 60), function=function)
+                 getattr(function, "seconds", seconds), function=function)
             for name, function in found.items()
             if name.startswith(prefix + "_") and callable(function)]
 
@@ -55,6 +55,7 @@ def machines(build):
     fault = f"{build}/tests/fault"
     ipv6 = {"TERN_TEST_RDMA6": "rdma:[fd77::1]:0"}
     slow = {"TERN_TEST_SLOWNESS": "4"}
+    two = ["--vms", "2", "--b", f"python3 {HERE}/agent.py"]
     return [
         Machine("one", ["--hugepages", "64"], [
             program("transport", 150, f"{integration}/test_transport", "rdma"),
@@ -73,4 +74,10 @@ def machines(build):
             *cases("case_numa", "test"), *cases("case_device", "test"),
             *cases("case_info", "test")]),
         Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
+        Machine("bad", [], cases("case_bad", "test", 120)),
+        Machine("wire", two, [*cases("case_wire", "bench", 180),
+                               *cases("case_wire", "point", 180)]),
+        # A machine that lost its power is of no use to the next test.
+        *(Machine(each.name.removeprefix("wire."), two, [each])
+          for each in cases("case_wire", "kill", 180)),
     ]

@@ -140,6 +140,8 @@ struct fault_plan {
 	bool skip; /* do not make the call: return rc */
 	bool cut_after, kill_after;
 	bool shorten;
+	void (*fn)(void *opaque); /* to call afterwards, or NULL */
+	void *opaque;
 	long rc;
 };
 
@@ -195,6 +197,13 @@ static struct fault_plan fault_before(struct fault_conn *c, enum fault_op op, in
 	case FAULT_STOP:
 		raise(SIGSTOP);
 		break;
+	case FAULT_CALL:
+		rule.fn(rule.opaque);
+		break;
+	case FAULT_CALL_AFTER:
+		plan.fn = rule.fn;
+		plan.opaque = rule.opaque;
+		break;
 	}
 	return plan;
 }
@@ -207,6 +216,8 @@ static long fault_after(struct fault_conn *c, const struct fault_plan *plan, lon
 		fault_kill();
 	if (plan->cut_after)
 		fault_cut(c);
+	if (plan->fn)
+		plan->fn(plan->opaque);
 	return fault_result(c, rc, err);
 }
 
@@ -395,6 +406,13 @@ static enum fate fault_arrived(struct fault_conn *c, int type, int timeout_ms,
 		break;
 	case FAULT_DELAY:
 		(void)poll(NULL, 0, (int)rule.delay_ms);
+		break;
+	case FAULT_CALL:
+		rule.fn(rule.opaque);
+		break;
+	case FAULT_CALL_AFTER:
+		plan->fn = rule.fn;
+		plan->opaque = rule.opaque;
 		break;
 	default:
 		break;

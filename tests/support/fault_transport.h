@@ -51,6 +51,8 @@ enum fault_action {
 	FAULT_KILL, /* this process dies at once, without the call */
 	FAULT_KILL_AFTER, /* the call is made, then this process dies */
 	FAULT_STOP, /* this process stops (SIGSTOP); once continued, the call is made */
+	FAULT_CALL, /* fn(opaque) is called, then the call is made */
+	FAULT_CALL_AFTER, /* the call is made, then fn(opaque) is called */
 };
 
 /*
@@ -74,6 +76,8 @@ struct fault_rule {
 	unsigned nth; /* at the nth call that matches, from 1; 0: at all of them */
 	enum fault_action action;
 	unsigned delay_ms;
+	void (*fn)(void *opaque); /* for FAULT_CALL and FAULT_CALL_AFTER */
+	void *opaque;
 };
 
 /* fault_net_new - a layer over @inner without rules; NULL: no memory. */

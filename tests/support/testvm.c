@@ -262,6 +262,21 @@ bool testvm_equal(const struct testvm *a, const struct testvm *b)
 	return equal;
 }
 
+bool testvm_intact(const struct testvm *vm, unsigned step, uint64_t seed)
+{
+	struct testvm_pair pair = { 0 };
+	struct testvm want;
+
+	testvm_init(&want, &pair, TESTVM_ANON, vm->nr_regions, vm->pages);
+	testvm_fill(&want, step, seed);
+	for (uint64_t t = 0; vm->working_set && t < vm->ticks; t++)
+		write_page(want.ram[0] + mix(t) % vm->working_set * TERN_PAGE_SIZE, t);
+	bool intact = testvm_equal(&want, vm);
+
+	testvm_fini(&want);
+	return intact;
+}
+
 uint64_t testvm_resident_pages(const struct testvm *vm)
 {
 	uint64_t n = 0;

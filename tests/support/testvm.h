@@ -80,6 +80,12 @@ struct tern_session *testvm_session(struct testvm *vm, enum tern_role role);
 /* testvm_equal - do both have the same bytes?  Both must be stopped. */
 bool testvm_equal(const struct testvm *a, const struct testvm *b);
 
+/*
+ * testvm_intact - does a stopped guest hold what testvm_fill(@step, @seed) and all its
+ * page writes, on whatever side they were made, must have left?
+ */
+bool testvm_intact(const struct testvm *vm, unsigned step, uint64_t seed);
+
 /* testvm_resident_pages - pages of RAM that exist, by the kernel's word. */
 uint64_t testvm_resident_pages(const struct testvm *vm);
 
