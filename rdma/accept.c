@@ -350,7 +350,6 @@ static int vconn_accept(struct verbs_listener *l, struct verbs_conn *c, struct r
 		.ring = CTL_RING,
 		.msg_window = CTL_MSG_WINDOW,
 		.piece_bytes = PIECE_BYTES,
-		.lock_budget = l->env.lock_budget,
 	};
 	int rc;
 
@@ -363,6 +362,7 @@ static int vconn_accept(struct verbs_listener *l, struct verbs_conn *c, struct r
 	memcpy(answer.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN);
 	c->windows = (hello->flags & GREETING_WINDOWS) && windows_possible(c);
 	answer.flags = c->windows ? GREETING_WINDOWS : 0;
+	answer.lock_budget = c->env.lock_budget; /* none if nothing is locked */
 	control_begin(c, hello);
 	c->listener_fd = l->hub->heard_fd;
 	rc = accept_id(id, &answer);

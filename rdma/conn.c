@@ -96,7 +96,9 @@ int vconn_attach_device(struct verbs_conn *c, struct rdma_cm_id *id, struct tern
 		return error_session(err, errno ? -errno : -ENOMEM,
 				     "Device %s gave no protection domain: %s", c->device,
 				     error_name(errno ? -errno : -ENOMEM));
-	rc = control_open(c, err);
+	rc = paging_start(c, err);
+	if (!rc)
+		rc = control_open(c, err);
 	return rc ? rc : control_post_receives(c, err);
 }
 

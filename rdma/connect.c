@@ -74,7 +74,6 @@ static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_f
 		.ring = CTL_RING,
 		.msg_window = CTL_MSG_WINDOW,
 		.piece_bytes = PIECE_BYTES,
-		.lock_budget = c->env.lock_budget,
 		.flags = c->env.no_windows ? 0 : GREETING_WINDOWS,
 	};
 	struct greeting answer;
@@ -90,6 +89,7 @@ static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_f
 		rc = open_id(c, c->cm, dst, peer, cancel_fd, deadline, &id, err);
 	if (!rc)
 		rc = vconn_attach_device(c, id, err);
+	hello.lock_budget = c->env.lock_budget; /* none if nothing is locked */
 	if (!rc)
 		rc = verbs_cm_connect(c->cm, id, &hello, peer, cancel_fd, deadline, &answer, err);
 	if (rc)

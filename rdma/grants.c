@@ -306,7 +306,7 @@ static bool count_here(struct registrar *r, struct grant_job *job)
 	if (!job->grant->counted) {
 		job->grant->counted = true;
 		k->here += job->grant->len;
-		registrar_peak_locked(k);
+		registrar_peak_locked(r->conn);
 	}
 	return true;
 }

@@ -107,7 +107,7 @@ static int take(struct registrar *r, struct extent_key **link, struct tern_error
 	key->extent->nr_asked++;
 	key->asked = true;
 	k->nr_asking++;
-	registrar_peak_locked(k);
+	registrar_peak_locked(r->conn);
 	unqueue(r, link);
 	return 0;
 }

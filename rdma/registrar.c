@@ -123,23 +123,30 @@ void registrars_free(struct verbs_conn *c)
 struct ibv_mr *registrar_register(struct verbs_conn *c, uint32_t region, uint64_t offset,
 				  uint64_t len, int access)
 {
+	int flags = access | IBV_ACCESS_RELAXED_ORDERING |
+		    (c->paging ? IBV_ACCESS_ON_DEMAND : 0);
 	struct keys *k = &c->keys;
 	uint64_t begin = verbs_now_ns();
-	struct ibv_mr *mr = ibv_reg_mr(c->pd_data, (uint8_t *)c->mem[region].hva + offset, len,
-				       access | IBV_ACCESS_RELAXED_ORDERING);
+	struct ibv_mr *mr =
+		ibv_reg_mr(c->pd_data, (uint8_t *)c->mem[region].hva + offset, len, flags);
 	int code = errno;
 	uint64_t ns = verbs_now_ns() - begin;
 
 	atomic_fetch_add_explicit(&k->reg_ns, ns, memory_order_relaxed);
 	if (mr)
 		atomic_fetch_add_explicit(&k->reg_bytes, len, memory_order_relaxed);
+	if (mr && c->paging)
+		paging_prefetch(c, mr);
 	errno = code ? code : ENOMEM;
 	return mr;
 }
 
-/* registrar_peak_locked - more is registered than before: is it the most so far? */
-void registrar_peak_locked(struct keys *k)
+void registrar_peak_locked(struct verbs_conn *c)
 {
+	struct keys *k = &c->keys;
+
+	if (c->paging) /* it is not locked */
+		return;
 	if (k->here > atomic_load_explicit(&k->reg_peak, memory_order_relaxed))
 		atomic_store_explicit(&k->reg_peak, k->here, memory_order_relaxed);
 }

@@ -363,6 +363,7 @@ struct verbs_conn {
 	struct keys keys;
 	uint64_t peer_budget; /* bytes; 0: none */
 	bool windows; /* keys are of memory windows, per channel; set with peer_budget */
+	bool paging; /* registrations pin nothing; set with pd_data */
 
 	pthread_t pump;
 	bool pumping;
@@ -654,7 +655,14 @@ void registrars_stop(struct verbs_conn *c);
 void registrars_free(struct verbs_conn *c);
 struct ibv_mr *registrar_register(struct verbs_conn *c, uint32_t region, uint64_t offset,
 				  uint64_t len, int access);
-void registrar_peak_locked(struct keys *k);
+/* registrar_peak_locked - more is registered than before: is it the most so far? */
+void registrar_peak_locked(struct verbs_conn *c);
+
+/* paging.c: on-demand paging. */
+/* paging_start - see that the device has it, if it is asked for.  0 or -errno with *err. */
+int paging_start(struct verbs_conn *c, struct tern_error *err);
+/* paging_prefetch - what @mr covers is about to be sent, or written by the peer. */
+void paging_prefetch(const struct verbs_conn *c, const struct ibv_mr *mr);
 
 /* grants.c: what the destination grants. */
 void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len);

@@ -33,7 +33,7 @@ bool windows_possible(const struct verbs_conn *c)
 {
 	const unsigned type2 = IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
 
-	return !c->env.no_windows && (c->attr.device_cap_flags & type2) && c->attr.max_mw > 0;
+	return !c->env.no_windows && !c->paging && (c->attr.device_cap_flags & type2) && c->attr.max_mw > 0;
 }
 
 /* Post the binding of @w.  0 or -errno.  post_lock is held. */

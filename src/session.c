@@ -562,6 +562,7 @@ void session_env(struct tern_session *s, struct transport_env *env)
 		.chunk_bytes = session_param(s, TERN_PARAM_CHUNK_BYTES),
 		.zerocopy = session_param(s, TERN_PARAM_ZEROCOPY),
 		.pin_all = session_param(s, TERN_PARAM_PIN) == TERN_PIN_ALL,
+		.on_demand = session_param(s, TERN_PARAM_PIN) == TERN_PIN_ODP,
 		.no_windows = !session_param(s, TERN_PARAM_WINDOWS),
 		.lock_budget = session_param(s, TERN_PARAM_LOCK_BUDGET),
 		.rdma_device = s->texts[TERN_TEXT_RDMA_DEVICE],

@@ -83,6 +83,7 @@ struct transport_env {
 	uint64_t chunk_bytes; /* largest range in a write() */
 	bool zerocopy; /* TCP: use MSG_ZEROCOPY where it helps */
 	bool pin_all; /* RDMA: register all memory before the first write */
+	bool on_demand; /* RDMA: pin nothing, let the device take page faults */
 	bool no_windows; /* RDMA: no memory windows, even where the device has them */
 	uint64_t lock_budget; /* RDMA: most bytes of memory registered at once; 0: no limit */
 	const char *rdma_device; /* RDMA: "NAME" or "NAME/PORT"; NULL or "": by route.

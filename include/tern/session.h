@@ -118,6 +118,8 @@ enum tern_dirty_provider {
 enum tern_pin {
 	TERN_PIN_PIPELINED = 0, /* what is about to be sent, ahead of the sender */
 	TERN_PIN_ALL,           /* everything before the first byte, holes included */
+	TERN_PIN_ODP,           /* nothing: on-demand paging with prefetch, where the device
+				 * has it for RDMA writes; an error where it has not */
 	TERN_PIN_NR,
 };
 

@@ -95,7 +95,7 @@ static const struct option_row rows[] = {
 	[SLOT_MODE] = { "mode", KIND_WORD, .words = "precopy|postcopy|hybrid" },
 	[SLOT_CHANNELS] = { "channels", KIND_NUMBER, 1, 64 },
 	[SLOT_CHUNK] = { "chunk", KIND_PAGES, GUEST_PAGE_SIZE, ARGS_SIZE_MAX },
-	[SLOT_PIN] = { "pin", KIND_WORD, .words = "pipelined|all" },
+	[SLOT_PIN] = { "pin", KIND_WORD, .words = "pipelined|all|odp" },
 	[SLOT_LOCK_BUDGET] = { "lock-budget", KIND_SIZE, 0, ARGS_SIZE_MAX },
 	[SLOT_NO_WINDOWS] = { "no-windows", KIND_FLAG },
 	[SLOT_RDMA_DEVICE] = { "rdma-device", KIND_TEXT },
@@ -145,7 +145,7 @@ const char *bench_args_usage(void)
 	       "  --mode precopy|postcopy|hybrid\n"
 	       "  --channels N                  data channels (2)\n"
 	       "  --chunk SIZE                  largest single write\n"
-	       "  --pin pipelined|all           RDMA: memory registration\n"
+	       "  --pin pipelined|all|odp       RDMA: memory registration\n"
 	       "  --lock-budget SIZE            RDMA: locked memory\n"
 	       "  --no-windows                  RDMA: no memory windows\n"
 	       "  --rdma-device NAME[/PORT]     RDMA: device to use (by route)\n"

@@ -222,7 +222,7 @@ static void usage_names_every_option(void **state)
 		"--mode precopy|postcopy|hybrid",
 		"--channels N",
 		"--chunk SIZE",
-		"--pin pipelined|all",
+		"--pin pipelined|all|odp",
 		"--lock-budget SIZE",
 		"--no-windows",
 		"--downtime-limit MS",
@@ -286,7 +286,7 @@ static void unknown_words(void **state)
 	bad(ARGS("--pattern", ""), "--pattern", "uniform|sequential|hot|alternate");
 	bad(ARGS("--mode", "live"), "--mode live", "precopy|postcopy|hybrid");
 	bad(ARGS("--transport", "udp"), "--transport udp", "auto|rdma|tcp");
-	bad(ARGS("--pin", "none"), "--pin none", "pipelined|all");
+	bad(ARGS("--pin", "none"), "--pin none", "pipelined|all|odp");
 	bad(ARGS("--dirty-provider", "magic"), "--dirty-provider magic", "uffd-wp-async");
 	bad(ARGS("--dirty-provider", "callbacks"), "--dirty-provider callbacks", "dirty log");
 }
