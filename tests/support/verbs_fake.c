@@ -169,6 +169,8 @@ void verbs_fake_reset(void)
 {
 	pthread_mutex_lock(&fake.lock);
 	fake.memlock[0].limit = fake.memlock[1].limit = 0;
+	fake.paging = false;
+	fake.prefetched[0] = fake.prefetched[1] = 0;
 	memset(fake.call, 0, sizeof(fake.call));
 	memset(fake.answer, 0, sizeof(fake.answer));
 	memset(fake.wr, 0, sizeof(fake.wr));

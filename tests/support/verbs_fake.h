@@ -120,6 +120,12 @@ void verbs_fake_legacy(bool on);
 /* verbs_fake_max_inline - most bytes that a send can carry inline; 0: none. */
 void verbs_fake_max_inline(uint32_t bytes);
 
+/* verbs_fake_paging - the device has on-demand paging from now on (until reset). */
+void verbs_fake_paging(void);
+
+/* verbs_fake_prefetched - bytes so advised: to be read by the device, or written. */
+uint64_t verbs_fake_prefetched(bool write);
+
 /* verbs_fake_mws - how many memory windows there are, bound to a queue pair. */
 unsigned verbs_fake_mws(void);
 

@@ -12,20 +12,26 @@
 #undef ibv_query_port
 
 static struct ibv_device device = { .name = "fake0" };
-static struct ibv_context context = {
-	.device = &device,
-	.num_comp_vectors = 2,
-	.ops = { .poll_cq = fake_poll_cq,
-		 .req_notify_cq = fake_req_notify,
-		 .post_send = fake_post_send,
-		 .post_recv = fake_post_recv,
-		 .alloc_mw = fake_alloc_mw,
-		 .dealloc_mw = fake_dealloc_mw },
+static struct verbs_context context = {
+	.sz = sizeof(context),
+	.query_device_ex = fake_query_device_ex,
+	.advise_mr = fake_advise_mr,
+	.context = {
+		.device = &device,
+		.num_comp_vectors = 2,
+		.abi_compat = __VERBS_ABI_IS_EXTENDED,
+		.ops = { .poll_cq = fake_poll_cq,
+			 .req_notify_cq = fake_req_notify,
+			 .post_send = fake_post_send,
+			 .post_recv = fake_post_recv,
+			 .alloc_mw = fake_alloc_mw,
+			 .dealloc_mw = fake_dealloc_mw },
+	},
 };
 
 struct ibv_context *fake_context(void)
 {
-	return &context;
+	return &context.context;
 }
 
 struct ibv_device **ibv_get_device_list(int *nr)
@@ -55,7 +61,7 @@ const char *ibv_get_device_name(struct ibv_device *d)
 struct ibv_context *ibv_open_device(struct ibv_device *d)
 {
 	(void)d;
-	return &context;
+	return &context.context;
 }
 
 int ibv_close_device(struct ibv_context *c)
@@ -164,8 +170,10 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t length, int acce
 	if (!mr)
 		abort();
 	pthread_mutex_lock(&fake.lock);
-	good = fake_lock(access, length);
-	if (!good)
+	good = fake_pages(access) && fake_lock(access, length);
+	if (!fake_pages(access))
+		errno = EOPNOTSUPP;
+	else if (!good)
 		errno = ENOMEM;
 	else if (!fake_object(reg_call(access))) {
 		fake_unlock(access, length);

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 
 /*
- * Locked memory, and memory windows of type 2B: a window is bound once, to a part of a
- * registration and to the queue pair that the binding was posted to.
+ * Locked memory, on-demand paging, and memory windows of type 2B: a window is bound once, to a part
+ * of a registration and to the queue pair that the binding was posted to.
  */
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include "verbs_fake_private.h"
 
-/* Which side registers with @access: 0 source, 1 destination, -1: no guest memory. */
+/* Which side locks guest memory with @access: 0 source, 1 destination, -1: none. */
 static int side_of(int access)
 {
-	if (access == IBV_ACCESS_LOCAL_WRITE) /* a buffer of the transport */
-		return -1;
+	if (access == IBV_ACCESS_LOCAL_WRITE || access & IBV_ACCESS_ON_DEMAND)
+		return -1; /* a buffer of the transport, or not locked */
 	return access & IBV_ACCESS_LOCAL_WRITE ? 1 : 0;
 }
 
@@ -43,6 +44,64 @@ void verbs_fake_memlock(uint64_t source, uint64_t destination)
 	fake.memlock[0].limit = source;
 	fake.memlock[1].limit = destination;
 	pthread_mutex_unlock(&fake.lock);
+}
+
+void verbs_fake_paging(void)
+{
+	pthread_mutex_lock(&fake.lock);
+	fake.paging = true;
+	pthread_mutex_unlock(&fake.lock);
+}
+
+uint64_t verbs_fake_prefetched(bool write)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&fake.lock);
+	n = fake.prefetched[write];
+	pthread_mutex_unlock(&fake.lock);
+	return n;
+}
+
+bool fake_pages(int access)
+{
+	return fake.paging || !(access & IBV_ACCESS_ON_DEMAND);
+}
+
+int fake_query_device_ex(struct ibv_context *c, const struct ibv_query_device_ex_input *in,
+			 struct ibv_device_attr_ex *attr, size_t size)
+{
+	int rc;
+
+	(void)in;
+	memset(attr, 0, size);
+	rc = ibv_query_device(c, &attr->orig_attr);
+	pthread_mutex_lock(&fake.lock);
+	if (fake.paging) {
+		attr->odp_caps.general_caps = IBV_ODP_SUPPORT;
+		attr->odp_caps.per_transport_caps.rc_odp_caps =
+			IBV_ODP_SUPPORT_SEND | IBV_ODP_SUPPORT_WRITE;
+	}
+	pthread_mutex_unlock(&fake.lock);
+	return rc;
+}
+
+int fake_advise_mr(struct ibv_pd *pd, enum ibv_advise_mr_advice advice, uint32_t flags,
+		   struct ibv_sge *list, uint32_t nr)
+{
+	bool write = advice == IBV_ADVISE_MR_ADVICE_PREFETCH_WRITE;
+	int need = IBV_ACCESS_ON_DEMAND | (write ? IBV_ACCESS_LOCAL_WRITE : 0), rc = 0;
+
+	(void)flags;
+	pthread_mutex_lock(&fake.lock);
+	for (uint32_t i = 0; i < nr && !rc; i++) {
+		if (!fake_covered(pd, list[i].lkey, list[i].addr, list[i].length, need))
+			rc = EINVAL;
+		else
+			fake.prefetched[write] += list[i].length;
+	}
+	pthread_mutex_unlock(&fake.lock);
+	return rc;
 }
 
 struct ibv_mw *fake_alloc_mw(struct ibv_pd *pd, enum ibv_mw_type type)

@@ -135,6 +135,8 @@ struct fake {
 	struct {
 		uint64_t limit, used; /* bytes; limit 0: none */
 	} memlock[2]; /* source, destination */
+	bool paging;
+	uint64_t prefetched[2]; /* bytes; to be read, to be written */
 };
 
 extern struct fake fake;
@@ -163,10 +165,15 @@ bool fake_lock(int access, uint64_t len); /* may guest memory of @len be registe
 void fake_unlock(int access, uint64_t len);
 enum ibv_wc_status fake_bind(struct fake_qp *qp, const struct ibv_send_wr *wr);
 bool fake_window_covers(const struct fake_qp *qp, uint32_t key, uint64_t addr, uint64_t len);
+bool fake_pages(int access); /* may be registered without pinning, if it is to be */
 bool fake_is_bound(const struct ibv_mr *mr, const struct fake_qp *qp); /* any window, to either */
 /* They take the lock. */
 struct ibv_mw *fake_alloc_mw(struct ibv_pd *pd, enum ibv_mw_type type);
 int fake_dealloc_mw(struct ibv_mw *base);
+int fake_advise_mr(struct ibv_pd *pd, enum ibv_advise_mr_advice advice, uint32_t flags,
+		   struct ibv_sge *list, uint32_t nr);
+int fake_query_device_ex(struct ibv_context *c, const struct ibv_query_device_ex_input *in,
+			 struct ibv_device_attr_ex *attr, size_t size);
 
 /* verbs_fake_queue.c; the lock is held.  The ops of the device's context. */
 int fake_poll_cq(struct ibv_cq *base, int nr, struct ibv_wc *wc);

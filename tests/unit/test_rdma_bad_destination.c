@@ -265,6 +265,8 @@ static void impossible_greetings(void **state)
 		BAD(ring, 65535, -EPROTO, "ring is 65535"),
 		BAD(msg_window, 0, -EPROTO, "message window is 0"),
 		BAD(msg_window, 4097, -EPROTO, "message window is 4097"),
+		BAD(piece_bytes, 4096, -EPROTO, "in pieces of 2101248 bytes, this side of 2097152"),
+		BAD(flags, 2, -EPROTO, "wants features 0x2 of the RDMA framing, this side offered"),
 	};
 
 	for (size_t i = 0; i < NR(bad); i++) {
