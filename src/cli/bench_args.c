@@ -429,19 +429,15 @@ static int settle_provider(const struct typed *t, struct bench_args *a, struct t
 	for (int i = 0; i < TERN_DIRTY_NR; i++) {
 		if (strcmp(name, tern_dirty_provider_name((enum tern_dirty_provider)i)))
 			continue;
-		if (i == TERN_DIRTY_CALLBACKS)
-			return cli_fail(
-				err, -EINVAL,
-				"--dirty-provider %s: the synthetic guest keeps no dirty log",
-				name);
 		a->param[TERN_PARAM_DIRTY_PROVIDER].value = (uint64_t)i;
 		return 0;
 	}
-	return cli_fail(err, -EINVAL, "--dirty-provider %s: must be one of %s, %s, %s, %s", name,
+	return cli_fail(err, -EINVAL, "--dirty-provider %s: must be one of %s, %s, %s, %s, %s", name,
 			tern_dirty_provider_name(TERN_DIRTY_AUTO),
 			tern_dirty_provider_name(TERN_DIRTY_NONE),
 			tern_dirty_provider_name(TERN_DIRTY_UFFD_WP_ASYNC),
-			tern_dirty_provider_name(TERN_DIRTY_UFFD_WP_SYNC));
+			tern_dirty_provider_name(TERN_DIRTY_UFFD_WP_SYNC),
+			tern_dirty_provider_name(TERN_DIRTY_CALLBACKS));
 }
 
 /* Parameters that are text. */

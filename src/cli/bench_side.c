@@ -93,6 +93,14 @@ static bool frozen(const struct side *side)
 	return side->role == TERN_SOURCE && p->set && p->value == TERN_DIRTY_NONE;
 }
 
+/* --dirty-provider callbacks: the source's guest keeps a log of its own, as a VMM does. */
+static bool own_log(const struct side *side)
+{
+	const struct bench_param *p = &side->args->param[TERN_PARAM_DIRTY_PROVIDER];
+
+	return side->role == TERN_SOURCE && p->set && p->value == TERN_DIRTY_CALLBACKS;
+}
+
 /* The guest in the state in which its migration begins. */
 static int open_guest(struct side *side)
 {
@@ -135,6 +143,8 @@ int side_open(struct side *side, const struct bench_args *args, enum tern_role r
 	if (ret)
 		return ret;
 	tern_session_set_vm_ops(side->session, bench_vm_ops(), side);
+	if (own_log(side))
+		tern_session_set_dirty_ops(side->session, bench_dirty_ops(), side);
 	tern_session_set_event_handler(side->session, on_event, side);
 	return 0;
 }

@@ -82,6 +82,9 @@ json_t *side_result(const struct side *side);
 
 void side_close(struct side *side);
 
+/* bench_dirty_ops - the guest's own dirty log as a session asks for it; opaque as below. */
+const struct tern_dirty_ops *bench_dirty_ops(void);
+
 /* bench_vm_ops - the callbacks by which a session drives side->guest; opaque is the side. */
 const struct tern_vm_ops *bench_vm_ops(void);
 

@@ -64,6 +64,49 @@ const struct tern_vm_ops *bench_vm_ops(void)
 	return &ops;
 }
 
+/* The guest's dirty log. */
+static int log_start(void *opaque)
+{
+	struct side *side = opaque;
+
+	return guest_log_start(side->guest);
+}
+
+static void log_stop(void *opaque)
+{
+	struct side *side = opaque;
+
+	guest_log_stop(side->guest);
+}
+
+static int log_sync(void *opaque, unsigned region, uint64_t first, uint64_t nr, uint64_t *bitmap)
+{
+	struct side *side = opaque;
+
+	guest_log_sync(side->guest, region, first, nr, bitmap);
+	return 0;
+}
+
+static int log_clear(void *opaque, unsigned region, uint64_t first, uint64_t nr, uint64_t *bitmap)
+{
+	struct side *side = opaque;
+
+	guest_log_clear(side->guest, region, first, nr, bitmap);
+	return 0;
+}
+
+const struct tern_dirty_ops *bench_dirty_ops(void)
+{
+	static const struct tern_dirty_ops ops = {
+		.start = log_start,
+		.stop = log_stop,
+		.sync = log_sync,
+		.clear = log_clear,
+	};
+
+	return &ops;
+}
+
 /* Whether @param means anything to @role. */
 static bool param_applies(enum tern_param param, enum tern_role role)
 {

@@ -257,6 +257,7 @@ void guest_delete(struct guest **gp)
 
 		if (r->hva)
 			munmap(r->hva, r->nr_pages * GUEST_PAGE_SIZE);
+		free(r->log);
 		/* An unmade entry is all zeros and has no name. */
 		if (r->name[0] && r->fd >= 0)
 			close(r->fd);

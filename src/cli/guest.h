@@ -70,6 +70,7 @@ struct guest_region {
 	uint64_t host_page_size;
 	int fd; /* memfd, or -1 */
 	int node; /* NUMA node asked for; -1: none */
+	_Atomic uint64_t *log; /* dirty log, a bit per page, or NULL; see guest_log.c */
 };
 
 /* What verification found. */
@@ -136,6 +137,20 @@ void guest_resume(struct guest *g);
  * may be called from an event handler.  Independent of pause and resume.
  */
 void guest_rest(struct guest *g, bool rest);
+
+/*
+ * The guest's own dirty log.  guest_log_start() - from now on every page write is noted;
+ * 0 or -ENOMEM; not while a log is on.  guest_log_stop() - no more.  guest_log_sync() -
+ * set in @bitmap what was noted of pages [@first, @first + @nr) of @region; @first is a
+ * multiple of 64.  guest_log_clear() - forget the pages set in @bitmap; whatever is
+ * written after that is noted anew.  Those two from any thread, for disjoint pages.
+ */
+int guest_log_start(struct guest *g);
+void guest_log_stop(struct guest *g);
+void guest_log_sync(struct guest *g, unsigned region, uint64_t first, uint64_t nr,
+		    uint64_t *bitmap);
+void guest_log_clear(struct guest *g, unsigned region, uint64_t first, uint64_t nr,
+		     const uint64_t *bitmap);
 
 /* guest_is_busy - whether a running guest writes pages at all. */
 bool guest_is_busy(const struct guest *g);

@@ -53,8 +53,12 @@ struct guest {
 	bool resting; /* runs, and has nothing to do */
 	uint64_t epoch; /* counts guest_resume() */
 	uint64_t resumed_ns; /* when that was */
+	_Atomic bool logging; /* page writes go into the regions' dirty logs */
 	_Atomic bool halt; /* a hint to leave the write loop; set under the lock */
 };
+
+/* guest_log_mark - a vCPU has written page @page of guest RAM. */
+void guest_log_mark(struct guest *g, uint64_t page);
 
 /* guest_lay_out - set g->layout by g->cfg.  While paused. */
 void guest_lay_out(struct guest *g);

@@ -117,6 +117,7 @@ static void write_page(struct guest_vcpu *v, uint64_t k)
 	if (g->observed)
 		observe(g, i, page, p);
 	content_write(&g->content, p, page, k + 1);
+	guest_log_mark(g, page);
 }
 
 /* Note how much later than expected an iteration began. */

@@ -183,6 +183,7 @@ class Bench(unittest.TestCase):
                      ["--touched", "25%", "--dirty-rate", "0"],
                      ["--channels", "5", "--chunk", "64K"],
                      ["--dirty-provider", "uffd-wp-sync", "--dirty-rate", "40M"],
+                     ["--dirty-provider", "callbacks", "--vcpus", "2", "--regions", "3"],
                      ["--max-bandwidth", "200M", "--zerocopy"]):
             with self.subTest(args=args):
                 self.moved(*args)

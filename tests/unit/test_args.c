@@ -288,7 +288,7 @@ static void unknown_words(void **state)
 	bad(ARGS("--transport", "udp"), "--transport udp", "auto|rdma|tcp");
 	bad(ARGS("--pin", "none"), "--pin none", "pipelined|all|odp");
 	bad(ARGS("--dirty-provider", "magic"), "--dirty-provider magic", "uffd-wp-async");
-	bad(ARGS("--dirty-provider", "callbacks"), "--dirty-provider callbacks", "dirty log");
+	bad(ARGS("--dirty-provider", "user"), "--dirty-provider user", "callbacks");
 }
 
 static void wrong_shape(void **state)
