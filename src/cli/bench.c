@@ -126,30 +126,47 @@ static int publish(const struct bench_args *args, json_t *source, json_t *destin
 
 /* ---- the destination as a child process ---- */
 
-/* Where both roles on this machine meet: RDMA if asked for, or if it is there. */
-static const char *local_uri(const struct bench_args *args)
+/*
+ * Where both roles on this machine meet: RDMA if asked for, or if it is there.  @why
+ * gets the reason.
+ */
+static const char *local_uri(const struct bench_args *args, char *why, size_t size)
 {
+	snprintf(why, size, "--transport %s", args->transport);
 	if (!strcmp(args->transport, "rdma"))
 		return "rdma::0";
-	if (args->text[TERN_TEXT_RDMA_DEVICE])
+	if (strcmp(args->transport, "auto"))
+		return "tcp:127.0.0.1:0";
+	if (args->text[TERN_TEXT_RDMA_DEVICE]) {
+		snprintf(why, size, "--rdma-device %s", args->text[TERN_TEXT_RDMA_DEVICE]);
 		return "rdma::0";
-	if (!strcmp(args->transport, "auto") && !tern_transport_available("rdma", NULL, 0))
-		return "rdma::0";
-	return "tcp:127.0.0.1:0";
+	}
+	return tern_transport_available("rdma", why, size) ? "tcp:127.0.0.1:0" : "rdma::0";
+}
+
+/* The session knows the URI that was made for it; the choice was made here. */
+static void say_why(const struct bench_args *args, json_t *result)
+{
+	json_t *stats = json_object_get(result, "stats");
+	char why[256];
+
+	local_uri(args, why, sizeof(why));
+	if (json_is_object(stats))
+		json_object_set_new(stats, "transport_why", json_string(why));
 }
 
 /* The child of peer_start(): listen, report where, migrate, verify, report. */
 static int destination_main(void *ctx, FILE *out, int life_fd)
 {
 	const struct bench_args *args = ctx;
-	char uri[512];
+	char uri[512], why[256];
 	struct side side;
 	int ret, code;
 
 	ret = side_open(&side, args, TERN_DESTINATION, true);
 	side.life_fd = life_fd;
 	if (!ret)
-		ret = side_start(&side, local_uri(args));
+		ret = side_start(&side, local_uri(args, why, sizeof(why)));
 	if (!ret) {
 		tern_session_uri(side.session, uri, sizeof(uri));
 		peer_report(out, json_pack("{s:s}", "listening", uri));
@@ -266,6 +283,7 @@ static int bench_both(const struct bench_args *args, int signal_fd)
 	collect(&b);
 	progress_text(&b.source.progress, NULL);
 	result = side_result(&b.source);
+	say_why(args, result);
 	complain("", result);
 	complain("destination: ", b.destination);
 	code = b.interrupted && !b.source.started ? CLI_EXIT_CANCELLED : both_exit_code(&b, result);

@@ -188,6 +188,13 @@ class Bench(unittest.TestCase):
             with self.subTest(args=args):
                 self.moved(*args)
 
+    def test_says_why_the_transport(self):
+        for args, why in ((["--transport", "tcp"], "--transport tcp"),
+                          (["--transport", "auto"], "device")):
+            r = tern("bench", *SMALL, *args, "--json", "-")
+            self.assertEqual(r.returncode, 0, r.stderr)
+            self.assertIn(why, json.loads(r.stdout)["transport_why"])
+
     def test_timeout_is_3_and_source_runs_on(self):
         r = tern("bench", *SMALL, "--max-bandwidth", "4M", "--fill", "random", "--timeout", "1",
                  "--json", "-")
