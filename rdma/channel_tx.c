@@ -144,6 +144,10 @@ static void fill_write(struct verbs_channel *ch, const struct pending *p, struct
 static int post_list(struct verbs_channel *ch, const struct verbs_write *v, unsigned nr,
 		     struct tern_error *err)
 {
+	/* From before the call: a device in software may send all of it before it returns. */
+	uint64_t first = atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed)
+				 ? 0
+				 : verbs_now_ns();
 	unsigned taken;
 	int rc = vqp_write(&ch->q, ch->sq_head, v, nr, &taken);
 
@@ -151,9 +155,8 @@ static int post_list(struct verbs_channel *ch, const struct verbs_write *v, unsi
 	for (unsigned i = taken; i < nr; i++)
 		keys_drop(ch->conn, ch->sq[(ch->sq_head + i) % ch->sq_size].key);
 	ch->sq_head += taken;
-	if (!atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed) && taken)
-		atomic_store_explicit(&ch->fig.first_write_ns, verbs_now_ns(),
-				      memory_order_relaxed);
+	if (first && taken)
+		atomic_store_explicit(&ch->fig.first_write_ns, first, memory_order_relaxed);
 	if (rc)
 		return vchan_failed(ch, rc, err,
 				    "Posting writes on channel %u to %s failed (device %s, queue "

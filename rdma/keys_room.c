@@ -283,6 +283,18 @@ static void set_short(struct registrar *r, bool value)
 	pthread_mutex_lock(&k->lock);
 }
 
+/*
+ * How many to ask for at once: the destination answers when all of them are registered,
+ * which takes long if their memory is fresh.  So the very first goes alone, and a few
+ * others in small company.  keys.lock is held.
+ */
+static unsigned batch_now(const struct keys *k)
+{
+	if (k->here <= 2 * PIECE_BYTES)
+		return 1;
+	return k->here < 64 * PIECE_BYTES ? 4 : KEYS_BATCH;
+}
+
 unsigned room_take(struct registrar *r, struct extent_key **v, struct tern_error *err)
 {
 	struct keys *k = &r->conn->keys;
@@ -314,8 +326,7 @@ unsigned room_take(struct registrar *r, struct extent_key **v, struct tern_error
 		if (take(r, link, err))
 			return 0;
 		nr++;
-		/* The first ones should be on their way soon. */
-		if (nr >= 4 && k->here < 64 * PIECE_BYTES)
+		if (nr >= batch_now(k))
 			break;
 	}
 	set_short(r, false);

@@ -249,8 +249,9 @@ def _rdma_scatter():
         "rdma-scatter-128m", "every other page of 128 MiB was written during the first round: "
         "the second round, which sends those 64 MiB and nothing else, against ib_write_bw of "
         "as many 4 KiB messages", ram,
-        [_rdma("tern", ram=ram, prealloc=True, dirty_rate=100 * MIB, working_set=working_set,
-               pattern="alternate", options={"measure": "second round"})] + ceiling,
+        [_rdma(label, ram=ram, prealloc=True, dirty_rate=100 * MIB, working_set=working_set,
+               pattern="alternate", options={"measure": "second round"}, channels=channels)
+         for label, channels in (("tern", None), ("tern 1 channel", 1))] + ceiling,
         [Ratio("tern", _labels(ceiling), at_least=0.90)],
         quick_scale=1, group="rdma")  # a smaller first round would leave the guest no time
 
