@@ -6,15 +6,18 @@ agree on: no migration can be quicker.  As many bytes as the scenario's RAM are
 written; the figure is perftest's own average, from the first post to the last
 completion, with connecting left out.
 
-Options of a Spec: message (bytes), post_list (work requests per post), queue_pairs.
+Options of a Spec: message (bytes), post_list (work requests per post), queue_pairs (of
+one posting thread), processes (that many pairs at once, each with its share of the bytes;
+their average speeds are added, which flatters them by as much as they did not overlap).
 """
 
 import os
 import re
 import shutil
+import subprocess
 import time
 
-from peers.base import MIB, PeerError, Result
+from peers.base import MIB, PeerError, Result, RUN_TIMEOUT_S
 from peers.rdma import find_port
 
 BINARY = "ib_write_bw"
@@ -71,11 +74,12 @@ class Perftest:
         out, _ = self.work.capture([BINARY, "--version"], timeout=10, allowed=(0, 1))
         return f"{out.strip()}, {self.port.text()}"
 
-    def _argv(self, spec):
+    def _argv(self, spec, tcp_port=TCP_PORT):
         """The command line of both ends; the client's address comes behind it."""
         message, queue_pairs = spec.options["message"], spec.options.get("queue_pairs", 1)
-        count = max(5, spec.ram // message // queue_pairs)
-        argv = [BINARY, "-d", self.port.device, "-i", str(self.port.number), "-p", str(TCP_PORT),
+        share = spec.ram // spec.options.get("processes", 1)
+        count = max(5, share // message // queue_pairs)
+        argv = [BINARY, "-d", self.port.device, "-i", str(self.port.number), "-p", str(tcp_port),
                 "-F", "-s", str(message), "-n", str(count), "-t", str(min(128, count))]
         if queue_pairs > 1:
             argv += ["-q", str(queue_pairs)]
@@ -83,15 +87,15 @@ class Perftest:
             argv += ["--post_list", str(spec.options["post_list"])]
         return argv
 
-    def _start_server(self, argv):
+    def _start_server(self, argv, tcp_port):
         """Start the passive end, and wait until it listens."""
-        if listening(TCP_PORT):
-            raise PeerError(f"{BINARY}: TCP port {TCP_PORT} is in use on this machine")
-        log_path = os.path.join(self.work.dir, "perftest.log")
+        if listening(tcp_port):
+            raise PeerError(f"{BINARY}: TCP port {tcp_port} is in use on this machine")
+        log_path = os.path.join(self.work.dir, f"perftest-{tcp_port}.log")
         with open(log_path, "wb") as log:
             server = self.work.start(argv, stdout=log, stderr=log)
         end = time.monotonic() + START_TIMEOUT_S
-        while not listening(TCP_PORT):
+        while not listening(tcp_port):
             if server.poll() is not None or time.monotonic() > end:
                 self.work.stop(server)
                 with open(log_path, encoding="utf-8", errors="replace") as log:
@@ -99,14 +103,40 @@ class Perftest:
             time.sleep(0.02)
         return server
 
+    def _start_client(self, argv, tcp_port):
+        """Start the active end; (process, file with its output)."""
+        path = os.path.join(self.work.dir, f"perftest-{tcp_port}.out")
+        with open(path, "wb") as out:
+            return self.work.start(argv + [self.port.address], stdout=out, stderr=out), path
+
+    def _finish(self, client, path):
+        """Wait for an active end; what it wrote."""
+        try:
+            status = client.wait(timeout=RUN_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise PeerError(f"{BINARY}: not done after {RUN_TIMEOUT_S} s") from None
+        finally:
+            self.work.stop(client)
+        with open(path, encoding="utf-8", errors="replace") as f:
+            text = f.read()
+        if status != 0:
+            raise PeerError(f"{BINARY}: exit status {status}: {text.strip()[-300:]}")
+        return text
+
     def run(self, spec):
         """One measurement; as if the scenario's RAM were moved at the average speed."""
-        argv = self._argv(spec)
-        server = self._start_server(argv)
+        commands = {port: self._argv(spec, port)
+                    for port in range(TCP_PORT, TCP_PORT + spec.options.get("processes", 1))}
+        servers = []
         try:
-            out, _ = self.work.capture(argv + [self.port.address])
+            for port, argv in commands.items():
+                servers.append(self._start_server(argv, port))
+            clients = [self._start_client(argv, port) for port, argv in commands.items()]
+            outs = [self._finish(*client) for client in clients]
         finally:
-            self.work.stop(server)
-        message, count, mib_s = parse(out)
+            for server in servers:
+                self.work.stop(server)
+        rows = [parse(out) for out in outs]
+        mib_s = sum(row[2] for row in rows)
         return Result(ram=spec.ram, total_ms=spec.ram / MIB / mib_s * 1000,
-                      detail={"message": message, "messages": count})
+                      detail={"message": rows[0][0], "messages": sum(row[1] for row in rows)})

@@ -219,8 +219,9 @@ def _rdma_random():
     ram = 256 * MIB
     ceiling = _perftest(ram, (("64K", 64 << 10), ("256K", 256 << 10), ("1M", MIB),
                               ("4M", 4 * MIB)))
-    two = [Entry("ib_write_bw 1M, 2 queue pairs", "perftest",
-                 Spec(ram=ram, options={"message": MIB, "queue_pairs": 2}))]
+    two = [Entry(f"ib_write_bw 1M, 2 {what.replace('_', ' ')}", "perftest",
+                 Spec(ram=ram, options={"message": MIB, what: 2}))
+           for what in ("queue_pairs", "processes")]
     qemu = _rdma_qemu(ram=ram, prealloc=True)
     return Scenario(
         "rdma-random-256m", "256 MiB of random content, guest idle, both sides populated "
@@ -228,6 +229,7 @@ def _rdma_random():
         [Ratio("tern", _labels(ceiling), at_least=0.95),
          Ratio("tern", ("qemu pin-all",), at_least=1.3),
          Ratio("tern", _labels(qemu)),
+         Ratio("tern 1 channel", _labels(ceiling)),
          Ratio("tern", _labels(two))], quick_scale=1 / 8, group="rdma")
 
 
@@ -245,21 +247,25 @@ def _rdma_scatter():
     ram, working_set = 512 * MIB, 128 * MIB
     ceiling = [e for n in (16, 32, 64) for e in
                _perftest(working_set // 2, ((f"4K, lists of {n}", 4096),), post_list=n)]
+    two = _perftest(working_set // 2, (("4K, lists of 32, 2 processes", 4096),), post_list=32,
+                    processes=2)
     return Scenario(
         "rdma-scatter-128m", "every other page of 128 MiB was written during the first round: "
         "the second round, which sends those 64 MiB and nothing else, against ib_write_bw of "
         "as many 4 KiB messages", ram,
         [_rdma(label, ram=ram, prealloc=True, dirty_rate=100 * MIB, working_set=working_set,
                pattern="alternate", options={"measure": "second round"}, channels=channels)
-         for label, channels in (("tern", None), ("tern 1 channel", 1))] + ceiling,
-        [Ratio("tern", _labels(ceiling), at_least=0.90)],
+         for label, channels in (("tern", None), ("tern 1 channel", 1))] + ceiling + two,
+        [Ratio("tern", _labels(ceiling), at_least=0.90),
+         Ratio("tern 1 channel", _labels(ceiling)), Ratio("tern", _labels(two))],
         quick_scale=1, group="rdma")  # a smaller first round would leave the guest no time
 
 
 def _rdma_first_byte():
     ram, budget = 4 * GIB, 64 * MIB
-    options = {"measure": "first byte", "watch": True}
-    few = {**options, "arguments": ["--lock-budget", "64M"]}
+    options = {"measure": "first byte"}
+    # Watching takes CPU from those who are watched: not where time is measured.
+    few = {**options, "watch": True, "arguments": ["--lock-budget", "64M"]}
     memory = {"ram": ram, "touched": 2 * GIB}
     # The kernel counts what else is registered too: the channels' own buffers.
     return Scenario(
@@ -268,7 +274,6 @@ def _rdma_first_byte():
         [_rdma("tern", options=options, **memory),
          _rdma("tern lock-budget 64M", options=few, **memory)],
         [Limit("tern", "first_byte_ms", 50, unit="ms"),
-         Limit("tern lock-budget 64M", "first_byte_ms", 50, unit="ms"),
          Limit("tern lock-budget 64M", "locked_peak", budget / MIB, worst=True),
          Limit("tern lock-budget 64M", "pinned_peak", budget / MIB + 2, worst=True)],
         quick_scale=1 / 32, group="rdma")
