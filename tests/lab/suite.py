@@ -63,9 +63,10 @@ def machines(build):
             program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", **ipv6),
             program("migration", 400, f"{integration}/test_migration", "rdma:*",
                     TERN_TEST_RDMA="1"),
-            program("migration-rdma6", 400, f"{integration}/test_migration", "rdma6:*", **ipv6),
             # The whole of these runs over a fake device; here some of each.
-            program("walk", 200, f"{fault}/test_walk", "rdma", "cut_after_*", **slow),
+            program("migration-rdma6", 200, f"{integration}/test_migration", "rdma6: running*",
+                    **ipv6),
+            program("walk", 200, f"{fault}/test_walk", "rdma", "cut_after_send", **slow),
             program("calls", 200, f"{fault}/test_calls", "rdma", "cut_after_[wf]*", **slow),
             program("kill", 200, f"{fault}/test_kill", "rdma", "*killed*", **slow),
             *cases("case_bench", "test"),
