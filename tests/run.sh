@@ -5,7 +5,8 @@
 #
 # Installs what is missing (as root or through sudo), then builds and runs
 #   plain   all suites, quick ones first
-#   lab     the suites that need an RDMA device, in a VM that has one (tests/lab)
+#   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
+#           meanwhile the other builds compile, and the fuzz targets run
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
@@ -23,6 +24,8 @@ only_suite=
 passed=0
 failed=0
 hugepages_before=
+lab_pid=
+fuzz_done=
 
 # shellcheck source=tests/deps.sh
 . "$root/tests/deps.sh"
@@ -135,6 +138,13 @@ restore_resources()
 	hugepages_before=
 }
 
+# leave - whatever the reason: nothing goes on in the background
+leave()
+{
+	[ -z "$lab_pid" ] || kill -TERM -- "-$lab_pid" 2>/dev/null
+	restore_resources
+}
+
 # build NAME MESON-OPTION... - configure and compile $build_root/NAME
 build()
 {
@@ -209,41 +219,88 @@ test_plain()
 	run_suites plain 1 perf
 }
 
-# run_lab_tool NAME TEST... - tests of the lab itself, by name; without names all of them
-run_lab_tool()
+build_asan()
 {
-	local name=$1 log=$build_root/$1.txt
-
-	shift
-	if python3 "$root/tests/lab/test_lab.py" "$@" >"$log" 2>&1; then
-		passed=$((passed + 1))
-		say "$name: passed (log: $log)"
-	else
-		step_failed "$name" "$log"
-	fi
+	build asan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=address,undefined
 }
 
-# test_lab - the suites that need an RDMA device, and a few tests of the lab
-test_lab()
+build_tsan()
+{
+	build tsan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=thread
+}
+
+build_fuzz()
+{
+	CC=clang build fuzz --buildtype=debugoptimized -Drdma=enabled -Dfuzz=true
+}
+
+# lab_work LOGS - what the lab runs; nothing is counted here, because it may be a subshell
+lab_work()
+{
+	if [ "$only_suite" = lab-tool ]; then
+		python3 "$root/tests/lab/test_lab.py" >"$1/tool.txt" 2>&1
+		echo $? >"$1/tool.status"
+		return
+	fi
+	python3 "$root/tests/lab/run_suite.py" --build "$build_root/plain" --logs "$1" |
+		tee "$1/results.txt"
+	python3 "$root/tests/lab/test_lab.py" --quick >"$1/tool.txt" 2>&1
+	echo $? >"$1/tool.status"
+}
+
+# lab_begin - the suites that need an RDMA device, and a few tests of the lab, in the background
+lab_begin()
+{
+	wants_suite lab || [ "$only_suite" = lab-tool ] || return 0
+	if [ "$only_suite" != lab-tool ]; then
+		build plain --buildtype=debugoptimized -Drdma=enabled || return
+	fi
+	rm -rf "$build_root/lab"
+	mkdir -p "$build_root/lab"
+	set -m # a process group of its own, to be ended as a whole
+	lab_work "$build_root/lab" &
+	lab_pid=$!
+	set +m
+}
+
+# lab_end - wait for it and count
+lab_end()
 {
 	local logs=$build_root/lab
 
-	if [ "$only_suite" = lab-tool ]; then
-		run_lab_tool lab-tool
-		return
+	[ -n "$lab_pid" ] || return 0
+	wait "$lab_pid"
+	lab_pid=
+	if [ "$only_suite" != lab-tool ]; then
+		if [ -s "$logs/results.json" ]; then
+			count_results "$logs/results.json" lab
+		else
+			step_failed "lab: no test ran" "$logs/results.txt"
+		fi
 	fi
-	wants_suite lab || return 0
-	build plain --buildtype=debugoptimized -Drdma=enabled || return
-	rm -rf "$logs"
-	mkdir -p "$logs"
-	python3 "$root/tests/lab/run_suite.py" --build "$build_root/plain" --logs "$logs" |
-		tee "$logs/results.txt"
-	if [ -s "$logs/results.json" ]; then
-		count_results "$logs/results.json" lab
+	if [ "$(cat "$logs/tool.status" 2>/dev/null)" = 0 ]; then
+		passed=$((passed + 1))
+		say "lab tool: passed (log: $logs/tool.txt)"
 	else
-		step_failed "lab: no test ran" "$logs/results.txt"
+		step_failed "lab tool" "$logs/tool.txt"
 	fi
-	run_lab_tool lab-tool-quick --quick
+}
+
+# while_lab_runs - what needs CPUs and no clock, on half of them: emulated CPUs want the others
+while_lab_runs()
+{
+	local all=$jobs part
+
+	[ -n "$lab_pid" ] || return 0
+	jobs=$((jobs > 1 ? jobs / 2 : 1))
+	for part in asan tsan fuzz; do
+		if ! is_left_out "$part" && [ -z "$only_suite" ]; then
+			("build_$part") # the part itself builds again, which does nothing, and counts
+		fi
+	done
+	run_part fuzz test_fuzz
+	fuzz_done=1
+	jobs=$all
 }
 
 test_asan()
@@ -251,7 +308,7 @@ test_asan()
 	timeout_multiplier=3
 	export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:strict_string_checks=1
 	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-	build asan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=address,undefined || return
+	build_asan || return
 	run_suites asan "$jobs" unit cli integration fault
 	run_suites asan 1 perf
 }
@@ -261,7 +318,7 @@ test_tsan()
 	wants_suite unit || wants_suite integration || return 0
 	timeout_multiplier=5
 	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
-	build tsan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=thread || return
+	build_tsan || return
 	run_suites tsan "$jobs" unit integration
 }
 
@@ -299,7 +356,7 @@ test_fuzz()
 	local targets=() target pids=() i=0
 
 	wants_suite fuzz || return 0
-	CC=clang build fuzz --buildtype=debugoptimized -Drdma=enabled -Dfuzz=true || return
+	build_fuzz || return
 	mapfile -t targets < <(find "$build_root/fuzz/tests/fuzz" -maxdepth 1 -type f -executable \
 		-name 'fuzz_*' | sort)
 	if [ ${#targets[@]} -eq 0 ]; then
@@ -345,7 +402,7 @@ main()
 	exec </dev/null
 	mkdir -p "$build_root" && build_root=$(cd "$build_root" && pwd) || exit 2
 	export TERN_TEST_LEAVE_OUT=$leave_out
-	trap restore_resources EXIT
+	trap leave EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
 	if ! deps_install "${DEPS_BUILD[@]}" "${DEPS_TEST[@]}" >"$build_root/deps.log" 2>&1; then
@@ -361,15 +418,21 @@ main()
 	if setarch "$(uname -m)" -R true 2>/dev/null; then
 		run_wrapper=(setarch "$(uname -m)" -R)
 	fi
-	if [ "$only_suite" = lab-tool ]; then
-		run_part lab test_lab
-	elif [ "$only_suite" != fuzz ]; then
-		run_part plain test_plain
-		run_part lab test_lab
+	case $only_suite in
+	lab-tool | fuzz) ;;
+	*) run_part plain test_plain ;;
+	esac
+	run_part lab lab_begin
+	while_lab_runs
+	lab_end
+	case $only_suite in
+	lab-tool | fuzz) ;;
+	*)
 		run_part asan test_asan
 		run_part tsan test_tsan
-	fi
-	run_part fuzz test_fuzz
+		;;
+	esac
+	[ -n "$fuzz_done" ] || run_part fuzz test_fuzz
 	if [ $((passed + failed)) -eq 0 ]; then
 		step_failed "no test ran"
 	fi
