@@ -215,7 +215,8 @@ test_plain()
 	timeout_multiplier=1
 	build plain --buildtype=debugoptimized -Drdma=enabled || return
 	run_suites plain "$jobs" unit cli
-	run_suites plain "$jobs" integration fault
+	run_suites plain "$jobs" integration
+	run_suites plain $((2 * jobs)) fault # they mostly wait for timeouts
 	run_suites plain 1 perf
 }
 
@@ -309,7 +310,8 @@ test_asan()
 	export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:strict_string_checks=1
 	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 	build_asan || return
-	run_suites asan "$jobs" unit cli integration fault
+	run_suites asan "$jobs" unit cli integration
+	run_suites asan $((2 * jobs)) fault
 	run_suites asan 1 perf
 }
 

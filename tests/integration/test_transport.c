@@ -249,10 +249,20 @@ static int setup_connected(void **state)
 	return 0;
 }
 
+/* Forget what do_listen() made besides the listener, which is closed. */
+static void forget_nets(struct fix *f)
+{
+	loop_net_delete(f->net);
+	fault_net_delete(f->faults);
+	f->net = NULL;
+	f->faults = NULL;
+}
+
 /* As setup_open(), in the middle of a test, with a lock budget of @bytes. */
 static void do_connect_with_budget(struct fix *f, uint64_t bytes)
 {
 	f->ops->listener_close(f->listener);
+	forget_nets(f);
 	f->env.lock_budget = bytes;
 	do_listen(f);
 	do_connect(f);
@@ -842,10 +852,7 @@ static void listener_may_close_first(void **state)
 	f->ops->close(f->src);
 	f->ops->close(f->dst);
 	f->src = f->dst = NULL;
-	loop_net_delete(f->net);
-	fault_net_delete(f->faults);
-	f->net = NULL;
-	f->faults = NULL;
+	forget_nets(f);
 	do_listen(f); /* the address is free again; teardown() closes it */
 }
 
@@ -868,10 +875,7 @@ static void connect_to_nobody(void **state)
 	rc = f->ops->connect(f->ops, &f->env, &f->uri, id, -1, &c, &f->err);
 	assert_true(rc == -ECONNREFUSED || rc == -ENOENT);
 	assert_non_null(strstr(f->err.message, "nothing is listening there"));
-	loop_net_delete(f->net);
-	fault_net_delete(f->faults);
-	f->net = NULL;
-	f->faults = NULL;
+	forget_nets(f);
 	do_listen(f);
 }
 
