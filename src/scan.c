@@ -7,7 +7,10 @@
 
 #include "bitmap.h"
 
-#define SECTION_BYTES (32ull << 20)
+/* Small ones at the begin of a region, for the first byte's sake; then larger ones. */
+#define SMALL_BYTES (8ull << 20)
+#define LARGE_BYTES (64ull << 20)
+#define NR_SMALL 8u
 
 struct scan_section {
 	pthread_mutex_t lock; /* held while it is scanned; a leaf */
@@ -16,7 +19,8 @@ struct scan_section {
 
 struct scan_region {
 	struct scan_section *sections;
-	uint64_t nr, section_pages;
+	uint64_t nr;
+	uint64_t small_pages, large_pages; /* of the first NR_SMALL sections, of the others */
 };
 
 struct scan {
@@ -25,13 +29,29 @@ struct scan {
 	struct scan_region *v; /* by region id */
 };
 
+/* Where section @i begins, in pages. */
+static uint64_t section_begin(const struct scan_region *v, uint64_t i)
+{
+	return i < NR_SMALL ? i * v->small_pages
+			    : NR_SMALL * v->small_pages + (i - NR_SMALL) * v->large_pages;
+}
+
+/* The section that @page lies in. */
+static uint64_t section_of(const struct scan_region *v, uint64_t page)
+{
+	uint64_t small = NR_SMALL * v->small_pages;
+
+	return page < small ? page / v->small_pages : NR_SMALL + (page - small) / v->large_pages;
+}
+
 /* The sections of @r.  False: no memory. */
 static bool scan_region_init(struct scan_region *v, const struct region *r)
 {
-	uint64_t bytes = r->host_page_size > SECTION_BYTES ? r->host_page_size : SECTION_BYTES;
+	uint64_t host = r->host_page_size;
 
-	v->section_pages = bytes / TERN_PAGE_SIZE;
-	v->nr = (r->nr_pages + v->section_pages - 1) / v->section_pages;
+	v->small_pages = (host > SMALL_BYTES ? host : SMALL_BYTES) / TERN_PAGE_SIZE;
+	v->large_pages = (host > LARGE_BYTES ? host : LARGE_BYTES) / TERN_PAGE_SIZE;
+	v->nr = section_of(v, r->nr_pages - 1) + 1;
 	v->sections = calloc(v->nr, sizeof(*v->sections));
 	if (!v->sections)
 		return false;
@@ -75,8 +95,9 @@ void scan_delete(struct scan *s)
 static int scan_section(struct scan *s, struct region *r, uint64_t i, uint64_t *found,
 			struct tern_error *err)
 {
-	uint64_t pages = s->v[r->id].section_pages, first = i * pages;
-	uint64_t nr = r->nr_pages - first < pages ? r->nr_pages - first : pages;
+	const struct scan_region *v = &s->v[r->id];
+	uint64_t first = section_begin(v, i), end = section_begin(v, i + 1);
+	uint64_t nr = (end < r->nr_pages ? end : r->nr_pages) - first;
 	uint64_t *map = r->dirty + first / BITMAP_WORD_BITS;
 	int e = populated_scan(s->populated, r, first, nr, map, err);
 
@@ -88,10 +109,10 @@ static int scan_section(struct scan *s, struct region *r, uint64_t i, uint64_t *
 int scan_stripe(struct scan *s, const struct stripe *st, uint64_t *found, struct tern_error *err)
 {
 	struct scan_region *v = &s->v[st->region->id];
-	uint64_t last = (st->first_page + st->nr_pages - 1) / v->section_pages;
+	uint64_t last = section_of(v, st->first_page + st->nr_pages - 1);
 	int e = 0;
 
-	for (uint64_t i = st->first_page / v->section_pages; i <= last && !e; i++) {
+	for (uint64_t i = section_of(v, st->first_page); i <= last && !e; i++) {
 		pthread_mutex_lock(&v->sections[i].lock);
 		if (!v->sections[i].done)
 			e = scan_section(s, st->region, i, found, err);
