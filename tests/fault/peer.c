@@ -320,7 +320,11 @@ static bool await_control(struct peer *p, bool fences, int ms)
 		for (unsigned i = 0; i < PEER_CHANNELS; i++)
 			v[1 + i] =
 				(struct pollfd){ .fd = fences ? p->data[i] : -1, .events = POLLIN };
-		if (poll(v, 1 + PEER_CHANNELS, ms) <= 0)
+		int n = poll(v, 1 + PEER_CHANNELS, ms);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
 			return false;
 		if (v[0].revents)
 			return true;

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "raw_peer.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
@@ -30,13 +31,25 @@ struct greeting raw_greeting(enum greeting_kind kind)
 	};
 }
 
+/* Wait for @fd, whatever signals come (libFuzzer has a timer).  False: nothing came. */
+static bool await_fd(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	int64_t deadline = verbs_deadline(WAIT_MS);
+	int n;
+
+	do
+		n = poll(&p, 1, verbs_remaining(deadline));
+	while (n < 0 && errno == EINTR);
+	return n == 1;
+}
+
 /* The next event of @cm, copied; its private data in @r if there is an @r. */
 static struct rdma_cm_event await_event(struct rdma_event_channel *cm, struct raw_peer *r)
 {
-	struct pollfd p = { .fd = cm->fd, .events = POLLIN };
 	struct rdma_cm_event copy, *e = NULL;
 
-	if (poll(&p, 1, WAIT_MS) != 1 || rdma_get_cm_event(cm, &e))
+	if (!await_fd(cm->fd) || rdma_get_cm_event(cm, &e))
 		fail_msg("no event of the connection manager came");
 	copy = *e;
 	if (r && e->param.conn.private_data_len) {
@@ -174,11 +187,10 @@ void raw_reject(struct raw_listener *l, const void *words, size_t len)
 /* Wait until the completion queue may have something.  False: nothing came. */
 static bool await_completion(struct raw_peer *r)
 {
-	struct pollfd p = { .fd = r->comp->fd, .events = POLLIN };
 	struct ibv_cq *cq;
 	void *ctx;
 
-	if (poll(&p, 1, WAIT_MS) != 1)
+	if (!await_fd(r->comp->fd))
 		return false;
 	while (!ibv_get_cq_event(r->comp, &cq, &ctx))
 		r->events++;
