@@ -408,14 +408,12 @@ int verbs_cm_answer(const struct cm_event *ev, const struct greeting *hello, con
 	return answer_check(hello, answer, peer, err);
 }
 
-int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
-		     const struct greeting *hello, const char *peer, int cancel_fd,
-		     int64_t deadline, struct greeting *answer, struct tern_error *err)
+int verbs_cm_await_answer(struct rdma_event_channel *cm, const struct greeting *hello,
+			  const char *peer, int cancel_fd, int64_t deadline,
+			  struct greeting *answer, struct tern_error *err)
 {
 	struct cm_event ev;
-	int rc = verbs_cm_request(id, hello, peer, err);
+	int rc = cm_expect(cm, RDMA_CM_EVENT_ESTABLISHED, peer, cancel_fd, deadline, &ev, err);
 
-	if (!rc)
-		rc = cm_expect(cm, RDMA_CM_EVENT_ESTABLISHED, peer, cancel_fd, deadline, &ev, err);
 	return rc ? rc : verbs_cm_answer(&ev, hello, peer, answer, err);
 }

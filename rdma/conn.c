@@ -117,6 +117,7 @@ int vconn_start(struct verbs_conn *c, struct tern_error *err)
 void vconn_destroy(struct verbs_conn *c)
 {
 	registrars_stop(c);
+	vconn_forget_channels(c);
 	if (c->pumping) {
 		atomic_store(&c->pump_stop, true);
 		vconn_kick(c);

@@ -91,7 +91,11 @@ static int open_control(struct verbs_conn *c, struct sockaddr *dst, int cancel_f
 		rc = vconn_attach_device(c, id, err);
 	hello.lock_budget = c->env.lock_budget; /* none if nothing is locked */
 	if (!rc)
-		rc = verbs_cm_connect(c->cm, id, &hello, peer, cancel_fd, deadline, &answer, err);
+		rc = verbs_cm_request(id, &hello, peer, err);
+	if (!rc && c->env.channels) /* meanwhile; what fails is tried again, and reported, later */
+		(void)vconn_make_channels(c, c->env.channels, NULL);
+	if (!rc)
+		rc = verbs_cm_await_answer(c->cm, &hello, peer, cancel_fd, deadline, &answer, err);
 	if (rc)
 		return rc;
 	c->windows = answer.flags & GREETING_WINDOWS;

@@ -9,6 +9,10 @@
  * All channels go through these steps at once, each driven by the events of one
  * event channel: a connection takes several trips and waits for kernel threads on
  * both hosts, and the guest waits for none of that one channel after another.
+ *
+ * What needs no agreement with the peer, up to the queue pair, is done while the control
+ * connection is under way: vconn_make_channels() makes as many as the engine is going to
+ * ask for, and vconn_connect_channels() requests those that were agreed on.
  */
 
 #include <errno.h>
@@ -20,14 +24,15 @@
 /* A channel on its way. */
 struct opening {
 	struct rdma_cm_id *id; /* until @ch owns it */
-	struct verbs_channel *ch;
+	struct verbs_channel *ch; /* made */
 };
 
 struct openings {
 	struct verbs_conn *c;
 	struct rdma_event_channel *cm;
 	int64_t deadline;
-	unsigned nr, left;
+	unsigned nr;
+	unsigned made, established;
 	struct opening v[TRANSPORT_CHANNELS_MAX];
 };
 
@@ -63,20 +68,27 @@ static int begin(struct openings *o, unsigned i, struct tern_error *err)
 				     o->deadline, err);
 }
 
-/* The route of channel @i is known: make it and ask the peer.  0 or -errno with *err. */
-static int request(struct openings *o, unsigned i, struct tern_error *err)
+/* The route of channel @i is known: make it.  0 or -errno with *err. */
+static int make(struct openings *o, unsigned i, struct tern_error *err)
 {
-	struct greeting hello = channel_greeting(o, i);
 	struct opening *v = &o->v[i];
-	struct rdma_cm_id *id = v->id;
-	int rc = vchan_make(o->c, i, id, &v->ch, err);
+	int rc = vchan_make(o->c, i, v->id, &v->ch, err);
 
 	if (rc) {
 		v->ch = NULL;
 		return rc;
 	}
 	v->id = NULL;
-	return verbs_cm_request(id, &hello, o->c->peer, err);
+	o->made++;
+	return 0;
+}
+
+/* Ask the peer to take channel @i.  0 or -errno with *err. */
+static int request(struct openings *o, unsigned i, struct tern_error *err)
+{
+	struct greeting hello = channel_greeting(o, i);
+
+	return verbs_cm_request(o->v[i].ch->id, &hello, o->c->peer, err);
 }
 
 /* The peer took channel @i.  0 or -errno with *err. */
@@ -91,7 +103,7 @@ static int established(struct openings *o, unsigned i, const struct cm_event *ev
 	if (rc)
 		return rc;
 	vchan_begin(ch, &answer);
-	o->left--;
+	o->established++;
 	return 0;
 }
 
@@ -119,7 +131,7 @@ static int step(struct openings *o, const struct cm_event *ev, struct tern_error
 		rc = verbs_check_device(c, o->v[i].id, c->peer, err);
 		return rc ? rc : verbs_cm_resolve_route(o->v[i].id, c->peer, o->deadline, err);
 	case RDMA_CM_EVENT_ROUTE_RESOLVED:
-		return request(o, i, err);
+		return make(o, i, err);
 	case RDMA_CM_EVENT_ESTABLISHED:
 		return established(o, i, ev, err);
 	default:
@@ -159,40 +171,94 @@ static int hand_over(struct openings *o, struct tern_error *err)
 	return vconn_check(c, err);
 }
 
-/* Free what was not handed over. */
-static void openings_fini(struct openings *o)
+/* Free what was not handed over, from channel @first on. */
+static void openings_drop(struct openings *o, unsigned first)
 {
-	for (unsigned i = 0; i < o->nr; i++) {
+	for (unsigned i = first; i < o->nr; i++) {
 		if (o->v[i].ch)
 			vchan_free(o->v[i].ch);
 		if (o->v[i].id)
 			rdma_destroy_id(o->v[i].id);
+		o->v[i] = (struct opening){ NULL, NULL };
 	}
+	o->nr = o->nr < first ? o->nr : first;
+}
+
+/* vconn_forget_channels - free what vconn_make_channels() made and nobody asked for. */
+void vconn_forget_channels(struct verbs_conn *c)
+{
+	struct openings *o = c->openings;
+
+	if (!o)
+		return;
+	openings_drop(o, 0);
 	if (o->cm)
 		rdma_destroy_event_channel(o->cm);
+	free(o);
+	c->openings = NULL;
+}
+
+/* Wait for events until *@count is @nr.  0 or -errno with *err. */
+static int await(struct openings *o, const unsigned *count, unsigned nr, struct tern_error *err)
+{
+	struct cm_event ev;
+	int rc = 0;
+
+	while (!rc && *count < nr) {
+		rc = verbs_cm_wait(o->cm, o->c->peer, o->c->cancel_fd, o->deadline, &ev, err);
+		if (!rc)
+			rc = step(o, &ev, err);
+	}
+	return rc;
+}
+
+/*
+ * vconn_make_channels - @nr channels and their queue pairs, ahead of time.
+ *
+ * The peer hears nothing of them.  0 or -errno with *err, and then there is none.
+ */
+int vconn_make_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err)
+{
+	struct openings *o = calloc(1, sizeof(*o));
+	int rc;
+
+	if (!o)
+		return error_session(err, -ENOMEM, "No memory for %u channels", nr);
+	o->c = c;
+	o->deadline = verbs_deadline((int)c->env.peer_timeout_ms);
+	o->nr = nr;
+	c->openings = o;
+	rc = verbs_cm_channel(&o->cm, err);
+	for (unsigned i = 0; i < nr && !rc; i++)
+		rc = begin(o, i, err);
+	if (!rc)
+		rc = await(o, &o->made, nr, err);
+	if (rc)
+		vconn_forget_channels(c);
+	return rc;
 }
 
 /* vconn_connect_channels - open_channels() of the source. */
 int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err)
 {
-	struct openings o = {
-		.c = c,
-		.deadline = verbs_deadline((int)c->env.peer_timeout_ms),
-		.nr = nr,
-		.left = nr,
-	};
-	struct cm_event ev;
-	int rc = verbs_cm_channel(&o.cm, err);
+	struct openings *o;
+	int rc = 0;
 
+	if (c->openings && c->openings->nr < nr)
+		vconn_forget_channels(c);
+	if (!c->openings)
+		rc = vconn_make_channels(c, nr, err);
+	if (rc)
+		return rc;
+	o = c->openings;
+	openings_drop(o, nr);
+	o->deadline = verbs_deadline((int)c->env.peer_timeout_ms);
 	for (unsigned i = 0; i < nr && !rc; i++)
-		rc = begin(&o, i, err);
-	while (!rc && o.left) {
-		rc = verbs_cm_wait(o.cm, c->peer, c->cancel_fd, o.deadline, &ev, err);
-		if (!rc)
-			rc = step(&o, &ev, err);
-	}
+		rc = request(o, i, err);
 	if (!rc)
-		rc = hand_over(&o, err);
-	openings_fini(&o);
+		rc = await(o, &o->established, nr, err);
+	if (!rc)
+		rc = hand_over(o, err);
+	vconn_forget_channels(c);
 	return rc;
 }

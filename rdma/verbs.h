@@ -62,6 +62,7 @@
 
 struct verbs_conn;
 struct verbs_hub;
+struct openings;
 
 /* ---- keys: the source's registrations, and what the destination granted ---- */
 
@@ -371,6 +372,8 @@ struct verbs_conn {
 	atomic_bool heard; /* a first message arrived, or it died; for accept() */
 	int listener_fd; /* eventfd of the listener to tell, or -1; the hub keeps it open */
 
+	struct openings *openings; /* source: channels on their way; session's thread */
+
 	pthread_mutex_t lock; /* the fields below */
 	pthread_cond_t changed; /* channels were attached or established, or it failed */
 	struct verbs_channel *channels[TRANSPORT_CHANNELS_MAX];
@@ -453,17 +456,17 @@ int verbs_cm_resolve_route(struct rdma_cm_id *id, const char *peer, int64_t dead
 			   struct tern_error *err);
 
 /*
- * verbs_cm_connect - connect @id, whose queue pair exists.
+ * verbs_cm_request - ask @peer to connect @id, whose queue pair exists.
  *
- * *answer is the peer's greeting.  -ECONNREFUSED: nothing listens, or refused.
- * verbs_cm_request() only begins; verbs_cm_answer() takes the greeting out of the
- * event ESTABLISHED.
+ * Only begins.  verbs_cm_await_answer() waits for the event ESTABLISHED, and
+ * verbs_cm_answer() takes the peer's greeting out of it.  -ECONNREFUSED: nothing
+ * listens, or refused.
  */
-int verbs_cm_connect(struct rdma_event_channel *cm, struct rdma_cm_id *id,
-		     const struct greeting *hello, const char *peer, int cancel_fd,
-		     int64_t deadline, struct greeting *answer, struct tern_error *err);
 int verbs_cm_request(struct rdma_cm_id *id, const struct greeting *hello, const char *peer,
 		     struct tern_error *err);
+int verbs_cm_await_answer(struct rdma_event_channel *cm, const struct greeting *hello,
+			  const char *peer, int cancel_fd, int64_t deadline,
+			  struct greeting *answer, struct tern_error *err);
 int verbs_cm_answer(const struct cm_event *ev, const struct greeting *hello, const char *peer,
 		    struct greeting *answer, struct tern_error *err);
 
@@ -709,6 +712,10 @@ int verbs_resolve(const struct uri *uri, int flags, struct addrinfo **out, struc
 int verbs_connect(const struct transport *ops, const struct transport_env *env,
 		  const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
 		  int cancel_fd, struct transport_conn **out, struct tern_error *err);
+
+/* connect_channels.c */
+int vconn_make_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err);
+void vconn_forget_channels(struct verbs_conn *c);
 int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err);
 
 #endif

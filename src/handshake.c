@@ -42,6 +42,14 @@ static unsigned default_channels(const struct tern_session *s)
 	return nodes > cpus ? nodes : cpus; /* no node's memory is sent from another */
 }
 
+/* How many channels the source asks for. */
+static unsigned wanted_channels(const struct tern_session *s)
+{
+	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
+
+	return channels ? (unsigned)channels : default_channels(s);
+}
+
 /* Chunk size and peer timeout come from the peer: they must be possible values. */
 static int check_tunables(uint64_t chunk_bytes, uint32_t timeout_ms, const char *message,
 			  struct tern_error *err)
@@ -63,13 +71,12 @@ static int check_tunables(uint64_t chunk_bytes, uint32_t timeout_ms, const char 
 
 static int send_hello(struct tern_session *s, struct tern_error *err)
 {
-	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
 	struct wire_msg msg = {
 		.type = WIRE_HELLO,
 		.hello = {
 			.version_min = WIRE_VERSION_MIN,
 			.version_max = WIRE_VERSION_MAX,
-			.channels = channels ? (uint32_t)channels : default_channels(s),
+			.channels = wanted_channels(s),
 			.features = WIRE_FEATURES_KNOWN,
 			.page_size = TERN_PAGE_SIZE,
 			.nr_regions = s->regions.nr,
@@ -89,8 +96,7 @@ static int send_hello(struct tern_session *s, struct tern_error *err)
 static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *ack,
 			  struct tern_error *err)
 {
-	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
-	unsigned asked = channels ? (unsigned)channels : default_channels(s);
+	unsigned asked = wanted_channels(s);
 
 	if (ack->version < WIRE_VERSION_MIN || ack->version > WIRE_VERSION_MAX)
 		return error_session(err, -EPROTO,
@@ -194,6 +200,7 @@ static int connect_control(struct tern_session *s, struct tern_error *err)
 	if (getrandom(id, sizeof(id), 0) != (ssize_t)sizeof(id))
 		return error_session(err, -EIO, "cannot draw a session id: %s", error_name(errno));
 	session_env(s, &env);
+	env.channels = wanted_channels(s);
 	int r = s->transport->connect(s->transport, &env, &s->uri, id, s->cancel_fd, &conn, err);
 
 	if (r)

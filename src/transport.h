@@ -81,6 +81,8 @@ struct transport_env {
 	unsigned peer_timeout_ms; /* limit for handshakes, and for a write, notify or fence
 				   * during which no byte moves (3 times this) */
 	uint64_t chunk_bytes; /* largest range in a write() */
+	unsigned channels; /* source: data channels that are likely to be opened, 0: not known.
+			    * What needs no agreement can be made ready in connect(). */
 	bool zerocopy; /* TCP: use MSG_ZEROCOPY where it helps */
 	bool pin_all; /* RDMA: register all memory before the first write */
 	bool on_demand; /* RDMA: pin nothing, let the device take page faults */
