@@ -17,6 +17,9 @@
 /* Unit of SYNC: large, so that sparse memory costs few calls. */
 #define SWEEP_BYTES (256ull << 20)
 
+/* What goes first, unless a host page is larger. */
+#define HEAD_PAGES BITMAP_WORD_BITS
+
 /* The zero test runs ahead of memory by so many pages. */
 #define PREFETCH_PAGES 8u
 
@@ -26,6 +29,7 @@ struct worker {
 	pthread_t thread;
 	unsigned index;
 	int node;
+	bool began; /* own thread: it has sent its first pages */
 	struct sender_result result; /* own thread in a phase, session thread between */
 	char cpus[128]; /* that the thread may use; monitor's lock */
 
@@ -328,6 +332,24 @@ static int sync_sweep(struct worker *w, const struct stripe *st, struct tern_err
 	return 0;
 }
 
+/*
+ * The first pages of a worker's first stripe go ahead of the others: whatever has to be
+ * made ready for them on both sides is little then, and the first byte leaves soon.
+ */
+static int send_first(struct worker *w, const struct stripe *st, struct tern_error *err)
+{
+	const uint64_t *map = st->region->dirty + st->first_page / BITMAP_WORD_BITS;
+	uint64_t host = st->region->host_page_size / TERN_PAGE_SIZE;
+	uint64_t unit = host > HEAD_PAGES ? host : HEAD_PAGES;
+	uint64_t at = bitmap_next_set(map, st->nr_pages, 0) / unit * unit;
+	uint64_t nr = st->nr_pages - at < unit ? st->nr_pages - at : unit;
+	struct stripe head = { st->region, st->first_page + at, nr };
+	int r = at < st->nr_pages ? send_stripe(w, &head, err) : 0;
+
+	w->began = true;
+	return r ? r : flush_ranges(w, err);
+}
+
 /* One claimed stripe or sweep. */
 static int worker_stripe(struct worker *w, enum sender_phase phase, const struct stripe *st,
 			 struct tern_error *err)
@@ -338,6 +360,8 @@ static int worker_stripe(struct worker *w, enum sender_phase phase, const struct
 		return sync_sweep(w, st, err);
 	if (phase == SENDER_FIRST)
 		r = scan_stripe(w->pool->scan, st, &w->result.dirty_pages, err);
+	if (!r && !w->began)
+		r = send_first(w, st, err);
 	return r ? r : send_stripe(w, st, err);
 }
 
