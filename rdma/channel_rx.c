@@ -118,12 +118,14 @@ static int serve_wait(struct verbs_channel *ch, struct tern_error *err)
 	return n < 0 && n != -ETIMEDOUT ? n : 0;
 }
 
-long vchan_serve(struct transport_channel *base, void *buf, struct tern_error *err)
+long vchan_serve(struct transport_channel *base, void *buf, size_t *contents,
+		 struct tern_error *err)
 {
 	struct verbs_channel *ch = to_channel(base);
 	long n = 0;
 	int rc;
 
+	*contents = 0;
 	if (ch->rx_hold >= 0) {
 		rc = give_back(ch, (unsigned)ch->rx_hold, NULL); /* told below if it matters */
 		ch->rx_hold = -1;

@@ -536,8 +536,8 @@ void vconn_stats(const struct transport_conn *conn, struct transport_conn_stats 
  * With ibv_wr_* and inline sends if the provider has them.  @binds: memory windows are
  * going to be bound to it.  attr->cap becomes what it has.  0 or -errno.
  */
-int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr,
-	       bool binds, struct verbs_qp *out);
+int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attr, bool binds,
+	       struct verbs_qp *out);
 
 /* vqp_send - post one SEND, signalled.  0 or -errno.  One poster at a time, as for vqp_write(). */
 int vqp_send(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey);
@@ -593,7 +593,7 @@ int vchan_write(struct transport_channel *ch, const struct transport_range *rang
 int vchan_notify(struct transport_channel *ch, const void *msg, size_t len, struct tern_error *err);
 int vchan_fence(struct transport_channel *ch, struct tern_error *err);
 void vchan_end(struct verbs_channel *ch, int64_t deadline);
-long vchan_serve(struct transport_channel *ch, void *buf, struct tern_error *err);
+long vchan_serve(struct transport_channel *ch, void *buf, size_t *contents, struct tern_error *err);
 int vchan_take_answer(struct verbs_channel *ch, unsigned slot, const struct data_header *h,
 		      struct tern_error *err);
 int vchan_check_ranges(struct verbs_channel *ch, const struct transport_range *ranges, unsigned nr,

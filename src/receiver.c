@@ -102,14 +102,32 @@ static void receiver_account(struct receiver_thread *t)
 	atomic_store(&t->cpu, sched_getcpu());
 }
 
-/* Place until the channel ends.  0 if it ended because we ended it. */
-static int receiver_loop(struct receiver_thread *t, struct tern_error *err)
+/* Handle what serve() returned in @buf.  0 or -errno with *err. */
+static int receiver_handle(struct receiver_thread *t, const uint8_t *buf, size_t len,
+			   size_t contents, struct tern_error *err)
 {
-	uint8_t buf[TRANSPORT_NOTIFY_MAX];
 	struct wire_zero zero;
+	int r;
 
+	if (contents)
+		return error_channel(err, -EPROTO, t->index,
+				     "the source sent %zu bytes of contents with a message on "
+				     "channel %u, which was not agreed on",
+				     contents, t->index);
+	r = wire_zero_decode(buf, len, &zero, err);
+	if (!r)
+		r = place_zero(t->pool->s, &zero, err);
+	if (r)
+		err->channel = (int)t->index;
+	return r;
+}
+
+/* Place until the channel ends, with @buf for serve().  0 if it ended because we ended it. */
+static int receiver_serve(struct receiver_thread *t, uint8_t *buf, struct tern_error *err)
+{
 	for (;;) {
-		long n = t->ch->ops->serve(t->ch, buf, err);
+		size_t contents;
+		long n = t->ch->ops->serve(t->ch, buf, &contents, err);
 		int r;
 
 		receiver_account(t);
@@ -120,14 +138,25 @@ static int receiver_loop(struct receiver_thread *t, struct tern_error *err)
 		if (n == 0)
 			return error_channel(err, -ECONNRESET, t->index,
 					     "the source closed channel %u", t->index);
-		r = wire_zero_decode(buf, (size_t)n, &zero, err);
-		if (!r)
-			r = place_zero(t->pool->s, &zero, err);
-		if (r) {
-			err->channel = (int)t->index;
+		r = receiver_handle(t, buf, (size_t)n, contents, err);
+		if (r)
 			return r;
-		}
 	}
+}
+
+/* The same with a buffer, on the thread's node and in whole pages. */
+static int receiver_loop(struct receiver_thread *t, struct tern_error *err)
+{
+	void *buf;
+	int r = posix_memalign(&buf, TERN_PAGE_SIZE, TRANSPORT_SERVE_MAX);
+
+	if (r)
+		return error_channel(err, -r, t->index,
+				     "cannot allocate %u bytes for what arrives on channel %u: %s",
+				     TRANSPORT_SERVE_MAX, t->index, error_name(-r));
+	r = receiver_serve(t, buf, err);
+	free(buf);
+	return r;
 }
 
 static void *receiver_main(void *arg)

@@ -61,9 +61,14 @@ struct transport_channel;
 
 #define TRANSPORT_MSG_MAX 8192u /* largest control message */
 #define TRANSPORT_NOTIFY_MAX 4096u /* largest notify */
+#define TRANSPORT_PUSH_MSG_MAX 256u /* longest message of a push */
+#define TRANSPORT_PUSH_MAX 65536u /* most contents of a push */
+#define TRANSPORT_SERVE_MAX (TRANSPORT_PUSH_MSG_MAX + TRANSPORT_PUSH_MAX) /* of serve() */
 #define TRANSPORT_SESSION_ID_LEN 16u
 #define TRANSPORT_CHANNELS_MAX 64u
 #define TRANSPORT_WRITE_RANGES_MAX 64u /* ranges in one write() */
+
+_Static_assert(TRANSPORT_NOTIFY_MAX <= TRANSPORT_SERVE_MAX, "a notify fits serve()'s buffer");
 
 /* The network device of a connection. */
 struct transport_device {
@@ -246,11 +251,14 @@ struct transport {
 	int (*fence)(struct transport_channel *ch, struct tern_error *err);
 
 	/*
-	 * Destination, of a channel.  Place writes and answer fences until a
-	 * notify arrives: returns its length with the message in @buf (at least
-	 * TRANSPORT_NOTIFY_MAX bytes).  0: the peer closed the channel in order.
+	 * Destination, of a channel.  Place writes and answer fences until a notify or a
+	 * push arrives: returns its length, with the message in @buf (at least
+	 * TRANSPORT_SERVE_MAX bytes) and a push's contents right behind it.  *contents is
+	 * how many of the returned bytes are contents (0: a notify).  0: the peer closed
+	 * the channel in order.  @buf may be written to during the call only.
 	 */
-	long (*serve)(struct transport_channel *ch, void *buf, struct tern_error *err);
+	long (*serve)(struct transport_channel *ch, void *buf, size_t *contents,
+		      struct tern_error *err);
 
 	/*
 	 * Destination, any one thread: when it returns, the peer can no longer

@@ -309,10 +309,12 @@ static int serve_bad(struct tcp_channel *ch, const char *field, const struct fra
 }
 
 /* See struct transport. */
-long channel_serve(struct transport_channel *base, void *buf, struct tern_error *err)
+long channel_serve(struct transport_channel *base, void *buf, size_t *contents,
+		   struct tern_error *err)
 {
 	struct tcp_channel *ch = to_channel(base);
 
+	*contents = 0;
 	for (;;) {
 		struct frame_header h;
 		const char *bad;

@@ -184,7 +184,8 @@ int channel_notify(struct transport_channel *ch, const void *msg, size_t len,
 		   struct tern_error *err);
 int channel_fence(struct transport_channel *ch, struct tern_error *err);
 void channel_end(struct tcp_channel *ch, int64_t deadline);
-long channel_serve(struct transport_channel *ch, void *buf, struct tern_error *err);
+long channel_serve(struct transport_channel *ch, void *buf, size_t *contents,
+		   struct tern_error *err);
 int channel_wait(struct tcp_channel *ch, short events, const char *doing, struct tern_error *err);
 int channel_lost(struct tcp_channel *ch, int code, const char *doing, struct tern_error *err);
 

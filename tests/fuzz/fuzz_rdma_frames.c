@@ -57,10 +57,11 @@ static void *acceptor_run(void *opaque)
 static void *server_run(void *opaque)
 {
 	struct run *r = opaque;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
 	do
-		r->served = r->t->serve(r->channel, buf, &r->serve_err);
+		r->served = r->t->serve(r->channel, buf, &contents, &r->serve_err);
 	while (r->served > 0);
 	return NULL;
 }

@@ -269,7 +269,8 @@ static long receive_all(struct harness *h, struct transport_conn *conn)
 /* Serve the data channel to the end and compare.  The last result. */
 static long serve_all(struct harness *h, struct transport_channel *ch)
 {
-	uint8_t *buf = malloc(TRANSPORT_NOTIFY_MAX);
+	uint8_t *buf = malloc(TRANSPORT_SERVE_MAX);
+	size_t contents;
 	long n;
 
 	FUZZ_CHECK(buf, "no memory");
@@ -278,7 +279,7 @@ static long serve_all(struct harness *h, struct transport_channel *ch)
 		struct tern_error err = { 0 };
 		long want = model_serve(h, &msg);
 
-		n = ch->ops->serve(ch, buf, &err);
+		n = ch->ops->serve(ch, buf, &contents, &err);
 		FUZZ_CHECK(want < 0 ? n < 0 : n == want, "serve() returns %ld (%s), due is %ld", n,
 			   err.message, want);
 		FUZZ_CHECK(n >= 0 || err.code == n, "serve() returns %ld, the error is %d", n,
@@ -306,6 +307,16 @@ static void check_answers(struct harness *h)
 	free(buf);
 }
 
+/* After revoke() the channel serves nothing any more. */
+static void check_revoked(struct transport_channel *ch)
+{
+	uint8_t buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
+
+	FUZZ_CHECK(ch->ops->serve(ch, buf, &contents, NULL) == -ECANCELED,
+		   "serve() goes on after revoke()");
+}
+
 /* The control connection was accepted: use it and whatever attached to it. */
 static bool use_conn(struct harness *h, struct transport_conn *conn)
 {
@@ -331,9 +342,7 @@ static bool use_conn(struct harness *h, struct transport_conn *conn)
 		full = !serve_all(h, ch) && !last;
 		check_answers(h);
 		conn->ops->revoke(conn);
-		FUZZ_CHECK(ch->ops->serve(ch, (uint8_t[TRANSPORT_NOTIFY_MAX]){ 0 }, &err) ==
-				   -ECANCELED,
-			   "serve() goes on after revoke()");
+		check_revoked(ch);
 	}
 	return full;
 }

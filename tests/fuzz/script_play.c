@@ -214,13 +214,15 @@ static struct script_channel *to_channel(struct transport_channel *ch)
 	return (struct script_channel *)ch;
 }
 
-long script_serve(struct transport_channel *base, void *buf, struct tern_error *err)
+long script_serve(struct transport_channel *base, void *buf, size_t *contents,
+		  struct tern_error *err)
 {
 	struct script_channel *ch = to_channel(base);
 	struct script_conn *c = ch->conn;
 	struct script *s = c->script;
 	long n;
 
+	*contents = 0;
 	pthread_mutex_lock(&s->lock);
 	if (ch->handed_out && s->hooks.notify)
 		s->hooks.notify(s->opaque, ch->out.msg, ch->out.len, true);

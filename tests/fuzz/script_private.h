@@ -22,7 +22,8 @@ int script_write(struct transport_channel *ch, const struct transport_range *ran
 int script_notify(struct transport_channel *ch, const void *msg, size_t len,
 		  struct tern_error *err);
 int script_fence(struct transport_channel *ch, struct tern_error *err);
-long script_serve(struct transport_channel *ch, void *buf, struct tern_error *err);
+long script_serve(struct transport_channel *ch, void *buf, size_t *contents,
+		  struct tern_error *err);
 void script_revoke(struct transport_conn *conn);
 
 #endif

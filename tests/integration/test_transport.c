@@ -394,9 +394,10 @@ struct server {
 static void *server_run(void *opaque)
 {
 	struct server *s = opaque;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
-	while ((s->rc = s->f->ops->serve(s->f->dc[s->channel], buf, &s->err)) > 0)
+	while ((s->rc = s->f->ops->serve(s->f->dc[s->channel], buf, &contents, &s->err)) > 0)
 		atomic_fetch_add(&s->notifies, 1);
 	return NULL;
 }
@@ -554,20 +555,22 @@ static void two_channels_in_parallel(void **state)
 static void notify_after_write_sees_it(void **state)
 {
 	const struct transport_range r = { 0, 4096, 3 * 4096 };
-	uint8_t msg[TRANSPORT_NOTIFY_MAX], buf[TRANSPORT_NOTIFY_MAX];
+	uint8_t msg[TRANSPORT_NOTIFY_MAX], buf[TRANSPORT_SERVE_MAX];
 	struct fix *f = *state;
+	size_t contents;
 
 	for (unsigned len = 1; len <= TRANSPORT_NOTIFY_MAX; len = len * 3 + 1) {
 		memset(msg, (int)len, len);
 		memset(f->dmem[0], 0, BIG);
 		assert_int_equal(f->ops->write(f->sc[1], &r, 1, &f->err), 0);
 		assert_int_equal(f->ops->notify(f->sc[1], msg, len, &f->err), 0);
-		assert_int_equal(f->ops->serve(f->dc[1], buf, &f->err), len);
+		assert_int_equal(f->ops->serve(f->dc[1], buf, &contents, &f->err), len);
+		assert_int_equal(contents, 0);
 		assert_memory_equal(buf, msg, len);
 		assert_memory_equal(f->dmem[0] + 4096, f->smem[0] + 4096, r.len);
 	}
 	assert_int_equal(f->ops->notify(f->sc[1], msg, sizeof(msg), &f->err), 0);
-	assert_int_equal(f->ops->serve(f->dc[1], buf, &f->err), sizeof(msg));
+	assert_int_equal(f->ops->serve(f->dc[1], buf, &contents, &f->err), sizeof(msg));
 	assert_int_equal(f->ops->notify(f->sc[1], msg, sizeof(msg) + 1, NULL), -EMSGSIZE);
 }
 
@@ -585,11 +588,12 @@ static void fence_waits_for_handling(void **state)
 {
 	struct fix *f = *state;
 	struct server fence = { .f = f }, rx;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
 	assert_int_equal(f->ops->notify(f->sc[0], "n", 1, &f->err), 0);
 	assert_int_equal(pthread_create(&fence.thread, NULL, fence_run, &fence), 0);
-	assert_int_equal(f->ops->serve(f->dc[0], buf, &f->err), 1);
+	assert_int_equal(f->ops->serve(f->dc[0], buf, &contents, &f->err), 1);
 	poll(NULL, 0, 50); /* time for a fence that is wrong to return */
 	assert_int_equal(atomic_load(&fence.notifies), 0);
 	server_start(&rx, f, 0);
@@ -658,12 +662,13 @@ static void write_out_of_range_touches_nothing(void **state)
 {
 	const struct transport_range bad[2] = { { 0, 0, 4096 }, { 1, SMALL - 4096, 4097 } };
 	struct fix *f = *state;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 	uint8_t *none;
 
 	none = calloc(1, BIG);
 	assert_int_equal(f->ops->write(f->sc[0], bad, 2, &f->err), 0);
-	assert_int_equal(f->ops->serve(f->dc[0], buf, &f->err), -EPROTO);
+	assert_int_equal(f->ops->serve(f->dc[0], buf, &contents, &f->err), -EPROTO);
 	assert_non_null(strstr(f->err.message, "region 1 offset 1044480 length 4097"));
 	check_region(f, 0, none, BIG);
 	check_region(f, 1, none, 2 * SMALL);
@@ -695,14 +700,15 @@ static void *blocked_run(void *opaque)
 {
 	struct blocked *b = opaque;
 	struct fix *f = b->f;
-	char buf[TRANSPORT_MSG_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
 	if (!strcmp(b->what, "recv source"))
 		b->rc = f->ops->recv(f->src, buf, sizeof(buf), LONG_MS, NULL);
 	else if (!strcmp(b->what, "recv destination"))
 		b->rc = f->ops->recv(f->dst, buf, sizeof(buf), LONG_MS, NULL);
 	else if (!strcmp(b->what, "serve"))
-		b->rc = f->ops->serve(f->dc[0], buf, NULL);
+		b->rc = f->ops->serve(f->dc[0], buf, &contents, NULL);
 	else if (!strcmp(b->what, "fence"))
 		b->rc = f->ops->fence(f->sc[1], NULL);
 	return NULL;

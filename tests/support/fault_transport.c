@@ -538,14 +538,16 @@ static int fault_fence(struct transport_channel *base, struct tern_error *err)
 	return (int)fault_after(ch->conn, &plan, ch->conn->net->inner->fence(ch->inner, err), err);
 }
 
-static long fault_serve(struct transport_channel *base, void *buf, struct tern_error *err)
+static long fault_serve(struct transport_channel *base, void *buf, size_t *contents,
+			struct tern_error *err)
 {
 	struct fault_channel *ch = to_fault_channel(base);
 	struct fault_plan plan = fault_before(ch->conn, FAULT_SERVE, FAULT_ANY_TYPE, -1, err);
 
 	if (plan.skip && plan.rc)
 		return plan.rc;
-	return fault_after(ch->conn, &plan, ch->conn->net->inner->serve(ch->inner, buf, err), err);
+	return fault_after(ch->conn, &plan,
+			   ch->conn->net->inner->serve(ch->inner, buf, contents, err), err);
 }
 
 static void fault_revoke(struct transport_conn *conn)

@@ -298,13 +298,14 @@ int loop_fence(struct transport_channel *base, struct tern_error *err)
 }
 
 /* See struct transport. */
-long loop_serve(struct transport_channel *base, void *buf, struct tern_error *err)
+long loop_serve(struct transport_channel *base, void *buf, size_t *contents, struct tern_error *err)
 {
 	struct loop_channel *ch = to_loop_channel(base);
 	struct loop_end *e = ch->end;
 	struct timespec deadline = loop_deadline(-1);
 	long n;
 
+	*contents = 0;
 	pthread_mutex_lock(&e->link->net->lock);
 	if (ch->handed_out) {
 		ch->handed_out = false;

@@ -96,7 +96,8 @@ int loop_write(struct transport_channel *base, const struct transport_range *ran
 int loop_notify(struct transport_channel *base, const void *msg, size_t len,
 		struct tern_error *err);
 int loop_fence(struct transport_channel *base, struct tern_error *err);
-long loop_serve(struct transport_channel *base, void *buf, struct tern_error *err);
+long loop_serve(struct transport_channel *base, void *buf, size_t *contents,
+		struct tern_error *err);
 void loop_revoke(struct transport_conn *conn);
 void loop_abort(struct transport_conn *conn);
 void loop_close(struct transport_conn *conn);

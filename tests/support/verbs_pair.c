@@ -142,9 +142,10 @@ struct serve_arg {
 static void *serve_run(void *opaque)
 {
 	struct serve_arg *a = opaque;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
-	while (a->p->t->serve(a->p->dc[a->ch], buf, NULL) > 0)
+	while (a->p->t->serve(a->p->dc[a->ch], buf, &contents, NULL) > 0)
 		;
 	free(a);
 	return NULL;

@@ -168,14 +168,15 @@ static void short_write_then_cut(void **state)
 {
 	const struct transport_range r = { 0, 0, 8192 };
 	struct fix f;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
 	fix_start(&f);
 	add(&f, FAULT_SOURCE, FAULT_WRITE, FAULT_ANY_TYPE, 1, FAULT_SHORT);
 	assert_int_equal(f.t->write(f.sc, &r, 1, NULL), -ECONNRESET);
 	assert_int_equal(f.dmem[4095], 1);
 	assert_int_equal(f.dmem[4096], 0);
-	assert_int_equal(f.t->serve(f.dc, buf, NULL), -ECONNRESET);
+	assert_int_equal(f.t->serve(f.dc, buf, &contents, NULL), -ECONNRESET);
 	fix_stop(&f);
 }
 

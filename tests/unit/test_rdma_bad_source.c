@@ -100,11 +100,12 @@ static void assert_control_ends(struct fix *f, int code, const char *what)
 /* The destination's channel ends with @code and says @what. */
 static void assert_channel_ends(struct fix *f, int code, const char *what)
 {
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 	long n;
 
 	do
-		n = f->p->t->serve(f->p->dc[0], buf, &f->err);
+		n = f->p->t->serve(f->p->dc[0], buf, &contents, &f->err);
 	while (n > 0);
 	assert_int_equal(n, code);
 	pair_assert_says(&f->err, what);
@@ -458,13 +459,14 @@ static void goes_on_after_end(void **state)
 	const struct data_header end = { .type = DATA_END },
 				 more = { .type = DATA_FENCE, .seq = 9 };
 	struct fix *f = *state;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
 	open_channel(f);
 	assert_int_equal(raw_data(&f->data, &end, NULL, 0), IBV_WC_SUCCESS);
 	assert_int_equal(raw_data(&f->data, &more, NULL, 0), IBV_WC_SUCCESS);
-	assert_int_equal(f->p->t->serve(f->p->dc[0], buf, &f->err), 0);
-	assert_int_equal(f->p->t->serve(f->p->dc[0], buf, &f->err), 0);
+	assert_int_equal(f->p->t->serve(f->p->dc[0], buf, &contents, &f->err), 0);
+	assert_int_equal(f->p->t->serve(f->p->dc[0], buf, &contents, &f->err), 0);
 }
 
 /* ---- writes ---- */

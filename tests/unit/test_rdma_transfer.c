@@ -154,19 +154,20 @@ static void answer_is_not_delivered(void **state)
 	struct transfer *t = *state;
 	struct verbs_pair *p = t->p;
 	struct tern_error err = { 0 };
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 
 	assert_int_equal(pair_open(p), 0);
 	hurry(p);
 	verbs_fake_wc(FAKE_WR_ANSWER, 1, IBV_WC_RETRY_EXC_ERR);
 	assert_int_equal(p->t->notify(p->sc[0], "n", 1, &p->err), 0);
-	assert_int_equal(p->t->serve(p->dc[0], buf, &err), 1);
+	assert_int_equal(p->t->serve(p->dc[0], buf, &contents, &err), 1);
 	pair_serve(p, t->servers);
 	t->serving = true;
 	assert_int_equal(p->t->fence(p->sc[0], &p->err), -ETIMEDOUT);
 	pair_assert_says(&p->err, "took nothing on channel 0 for 300 ms");
 	pthread_join(t->servers[0], NULL);
-	assert_int_equal(p->t->serve(p->dc[0], buf, &err), -ETIMEDOUT);
+	assert_int_equal(p->t->serve(p->dc[0], buf, &contents, &err), -ETIMEDOUT);
 	pair_assert_says(&err, "transport retry counter exceeded");
 	p->t->abort(p->dst);
 	pthread_join(t->servers[1], NULL);

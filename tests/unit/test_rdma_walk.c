@@ -85,11 +85,12 @@ struct server {
 static void *server_run(void *opaque)
 {
 	struct server *s = opaque;
-	char buf[TRANSPORT_NOTIFY_MAX];
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
 	long n;
 
 	do
-		n = s->r->t->serve(s->r->dc[s->i], buf, &s->r->serve_err[s->i]);
+		n = s->r->t->serve(s->r->dc[s->i], buf, &contents, &s->r->serve_err[s->i]);
 	while (n > 0);
 	if (n < 0)
 		s->r->t->abort(s->r->dst);
