@@ -106,3 +106,23 @@ int tern_transport_available(const char *scheme, char *why, size_t size)
 		snprintf(why, size, "%s", reason);
 	return rc;
 }
+
+int transport_push_check(const struct transport_env *env, unsigned channel, size_t len,
+			 uint64_t contents, struct tern_error *err)
+{
+	if (!env->push)
+		return error_channel(err, -EINVAL, channel,
+				     "Contents cannot be pushed on channel %u: its connection was "
+				     "made without (env.push)",
+				     channel);
+	if (len < 1 || len > TRANSPORT_PUSH_MSG_MAX)
+		return error_channel(err, -EMSGSIZE, channel,
+				     "A push with a message of %zu bytes cannot be sent; 1 to %u "
+				     "can",
+				     len, TRANSPORT_PUSH_MSG_MAX);
+	if (contents > TRANSPORT_PUSH_MAX)
+		return error_channel(err, -EMSGSIZE, channel,
+				     "A push of %llu bytes of contents cannot be sent; 1 to %u can",
+				     (unsigned long long)contents, TRANSPORT_PUSH_MAX);
+	return 0;
+}

@@ -19,15 +19,17 @@
  *                   notify: a small message, delivered to the peer's serve() in
  *                           order with the channel's other notifies, and after
  *                           every earlier write of the channel has been placed
+ *                   push:   a notify with a range's contents behind it; the peer's
+ *                           serve() returns both, and places nothing
  *                   fence:  returns when every earlier write is placed and every
- *                           earlier notify has been *handled* by the peer (its
- *                           serve() was called again after returning it)
+ *                           earlier notify or push has been *handled* by the peer
+ *                           (its serve() was called again after returning it)
  *
  *   source                                   destination
  *   connect()                                listen() accept()
  *   expose(all regions)                      expose(all regions)
  *   open_channels()                          open_channels()
- *   write()/notify()/fence() per channel     serve() per channel
+ *   write() notify() push() fence() each     serve() per channel
  *   send()/recv()                            send()/recv()
  *   abort(), close()                         revoke(), abort(), close()
  *
@@ -88,6 +90,8 @@ struct transport_env {
 	uint64_t chunk_bytes; /* largest range in a write() */
 	unsigned channels; /* source: data channels that are likely to be opened, 0: not known.
 			    * What needs no agreement can be made ready in connect(). */
+	bool push; /* contents will travel with messages: push() may be called, or its
+		    * peer's arrive, and buffers are made for it.  Both sides have to have it. */
 	bool zerocopy; /* TCP: use MSG_ZEROCOPY where it helps */
 	bool pin_all; /* RDMA: register all memory before the first write */
 	bool on_demand; /* RDMA: pin nothing, let the device take page faults */
@@ -247,6 +251,18 @@ struct transport {
 	int (*notify)(struct transport_channel *ch, const void *msg, size_t len,
 		      struct tern_error *err);
 
+	/*
+	 * Source, of a channel; only if env.push was set on this side (else -EINVAL).  Like
+	 * notify(), with the contents of @range of exposed memory (1 … TRANSPORT_PUSH_MAX
+	 * bytes) behind the message of 1 … TRANSPORT_PUSH_MSG_MAX bytes: the peer's serve()
+	 * returns both together, and placing them is its caller's business.  In order with
+	 * the channel's writes, notifies and fences.  The message is copied; the memory may
+	 * still be read until the next fence(), as for write().  -EMSGSIZE: either is too
+	 * long.  Needs no prepare().  May block for flow control.
+	 */
+	int (*push)(struct transport_channel *ch, const void *msg, size_t len,
+		    const struct transport_range *range, struct tern_error *err);
+
 	/* Source, of a channel.  See above; blocks. */
 	int (*fence)(struct transport_channel *ch, struct tern_error *err);
 
@@ -297,6 +313,14 @@ struct transport_channel {
  * "auto" gives TCP's: nothing is probed.
  */
 int transport_find(const struct uri *uri, const struct transport **out, struct tern_error *err);
+
+/*
+ * transport_push_check - may contents be pushed here, of these sizes?
+ *
+ * 0; -EINVAL (env.push is not set); -EMSGSIZE, with *err.
+ */
+int transport_push_check(const struct transport_env *env, unsigned channel, size_t len,
+			 uint64_t contents, struct tern_error *err);
 
 /*
  * transport_choose - settle "auto"; else as transport_find(); @why (may be NULL) gets the

@@ -13,6 +13,10 @@
  * size per frame) are copied to their place; all others are placed by the kernel.
  * A frame's descriptors are all checked before its first byte is placed.
  *
+ * The payload of a PUSH goes the same way into the buffer of serve()'s caller.  Where
+ * pushes are welcome the staging buffer takes a whole push of a page: it costs one
+ * recvmsg() and a copy of 4 KiB, which are less than a second recvmsg().
+ *
  * Invariant 4, no placement after revoke():
  *
  *	serve()                              revoke()
@@ -35,7 +39,7 @@
 #include "conn.h"
 #include "error.h"
 
-/* Staging offered behind a payload: the longest head of a WRITE. */
+/* Staging offered behind a payload: the longest head of a WRITE, unless pushes may come. */
 #define STAGE_TAIL FRAME_WRITE_HEAD_MAX
 
 /* The staging buffer is offered once less than so much of the payload is left, bytes. */
@@ -45,7 +49,8 @@
 #define LOWAT_MIN (64u << 10)
 #define LOWAT_MAX (1u << 20)
 
-_Static_assert(STAGE_TAIL <= sizeof(((struct tcp_channel *)0)->stage), "staging too small");
+_Static_assert(STAGE_TAIL <= STAGE_MAX, "the head of a WRITE has to fit");
+_Static_assert(FRAME_HEADER_LEN + TRANSPORT_NOTIFY_MAX <= STAGE_MAX, "a NOTIFY has to fit");
 
 /* True between the first and the last byte of a frame. */
 static bool mid_frame(const struct tcp_channel *ch)
@@ -56,7 +61,8 @@ static bool mid_frame(const struct tcp_channel *ch)
 /* Room in the staging buffer: @want bytes in all, or more if they are there. */
 static void stage_prepare(struct tcp_channel *ch, size_t want, struct iovec *iov)
 {
-	size_t cap = want > STAGE_TAIL ? want : STAGE_TAIL;
+	size_t tail = ch->conn->env.push ? STAGE_MAX : STAGE_TAIL;
+	size_t cap = want > tail ? want : tail;
 
 	if (ch->stage_at) {
 		memmove(ch->stage, ch->stage + ch->stage_at, ch->stage_len);
@@ -66,7 +72,7 @@ static void stage_prepare(struct tcp_channel *ch, size_t want, struct iovec *iov
 	iov->iov_len = cap - ch->stage_len;
 }
 
-/* Account for @n received bytes: guest memory first, the rest is in the staging buffer. */
+/* Account for @n received bytes: payload first, the rest is in the staging buffer. */
 static void rx_account(struct tcp_channel *ch, size_t n)
 {
 	size_t placed = n < ch->payload_left ? n : ch->payload_left;
@@ -183,6 +189,16 @@ static int rx_place_staged(struct tcp_channel *ch, struct tern_error *err)
 	return rc ? rx_lost(ch, rc, err) : 0;
 }
 
+/* Receive the payload that was laid out.  0 or -errno with *err. */
+static int rx_payload(struct tcp_channel *ch, struct tern_error *err)
+{
+	int rc = rx_place_staged(ch, err);
+
+	while (!rc && ch->payload_left)
+		rc = rx_fill(ch, 0, err);
+	return rc;
+}
+
 /* Take @n bytes off the staging buffer. */
 static void stage_drop(struct tcp_channel *ch, size_t n)
 {
@@ -258,9 +274,7 @@ static int serve_write(struct tcp_channel *ch, const struct frame_header *h, str
 	int rc = write_begin(ch, h, err);
 
 	if (!rc)
-		rc = rx_place_staged(ch, err);
-	while (!rc && ch->payload_left)
-		rc = rx_fill(ch, 0, err);
+		rc = rx_payload(ch, err);
 	if (rc)
 		return rc;
 	ch->iov_at = ch->iov_nr = 0;
@@ -296,6 +310,31 @@ static long serve_notify(struct tcp_channel *ch, const struct frame_header *h, v
 	return (long)h->length;
 }
 
+/*
+ * Receive message and contents of a PUSH into @buf; their length or -errno.  After a
+ * failure @buf must not be written to any more.
+ */
+static long serve_push(struct tcp_channel *ch, const struct frame_header *h, void *buf,
+		       size_t *contents, struct tern_error *err)
+{
+	size_t len = h->length + (size_t)h->contents;
+	int rc;
+
+	stage_drop(ch, FRAME_HEADER_LEN);
+	ch->iov[0] = (struct iovec){ .iov_base = buf, .iov_len = len };
+	ch->iov_at = 0;
+	ch->iov_nr = 1;
+	ch->payload_left = len;
+	rc = rx_payload(ch, err);
+	ch->iov_at = ch->iov_nr = 0;
+	ch->payload_left = 0;
+	ch->broken = rc;
+	if (rc)
+		return rc;
+	*contents = (size_t)h->contents;
+	return (long)len;
+}
+
 /* A frame that cannot be: name the field. */
 static int serve_bad(struct tcp_channel *ch, const char *field, const struct frame_header *h,
 		     struct tern_error *err)
@@ -303,9 +342,10 @@ static int serve_bad(struct tcp_channel *ch, const char *field, const struct fra
 	return error_channel(
 		err, -EPROTO, ch->base.index,
 		"The peer %s sent a frame with a bad %s on channel %u (type %u, ranges "
-		"%u, length %u, sequence %llu)",
+		"%u, length %u, %s %llu)",
 		ch->conn->peer, field, ch->base.index, h->type, h->nr_ranges, h->length,
-		(unsigned long long)h->seq);
+		h->type == FRAME_PUSH ? "contents" : "sequence",
+		(unsigned long long)(h->type == FRAME_PUSH ? h->contents : h->seq));
 }
 
 /* See struct transport. */
@@ -318,14 +358,16 @@ long channel_serve(struct transport_channel *base, void *buf, size_t *contents,
 	for (;;) {
 		struct frame_header h;
 		const char *bad;
-		int rc = stage_need(ch, FRAME_HEADER_LEN, err);
+		int rc = ch->broken ? rx_lost(ch, -ECONNRESET, err)
+				    : stage_need(ch, FRAME_HEADER_LEN, err);
 
 		if (rc)
 			return rc;
 		if (atomic_load(&ch->conn->revoked) || conn_is_aborted(ch->conn))
 			return rx_lost(ch, -ECANCELED, err);
 		bad = frame_header_get(ch->stage + ch->stage_at, &h);
-		if (!bad && h.type == FRAME_FENCE_ACK)
+		if (!bad &&
+		    (h.type == FRAME_FENCE_ACK || (h.type == FRAME_PUSH && !ch->conn->env.push)))
 			bad = "type";
 		if (!bad && h.type == FRAME_FENCE && h.seq != ++ch->fence_seq)
 			bad = "sequence";
@@ -337,6 +379,8 @@ long channel_serve(struct transport_channel *base, void *buf, size_t *contents,
 			break;
 		case FRAME_NOTIFY:
 			return serve_notify(ch, &h, buf, err);
+		case FRAME_PUSH:
+			return serve_push(ch, &h, buf, contents, err);
 		case FRAME_FENCE:
 			rc = serve_fence(ch, h.seq, err);
 			break;

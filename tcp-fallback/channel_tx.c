@@ -10,6 +10,8 @@
  *
  *	iov   [ header + ranges ][ guest range ][ guest range ] …
  *
+ * A PUSH goes out likewise, over header, message and guest memory.
+ *
  * With MSG_ZEROCOPY the head is sent by itself (the kernel would read it from
  * our stack after we returned) with MSG_MORE, the payload after it by reference.
  *
@@ -148,6 +150,17 @@ static int channel_usable(struct tcp_channel *ch, struct tern_error *err)
 	return 0;
 }
 
+/* Range @r of what is to be done (@what) is not ours.  -EINVAL with *err. */
+static int range_outside(struct tcp_channel *ch, const char *what, const struct transport_range *r,
+			 struct tern_error *err)
+{
+	return error_channel(err, -EINVAL, ch->base.index,
+			     "Cannot %s region %u offset %llu length %llu: it is outside the "
+			     "exposed memory",
+			     what, r->region, (unsigned long long)r->offset,
+			     (unsigned long long)r->len);
+}
+
 /*
  * Lay out a WRITE: descriptors into @head, guest memory into iov[1 … nr].
  * Returns the payload's bytes, or -EINVAL with *err.
@@ -166,12 +179,7 @@ static int64_t write_layout(struct tcp_channel *ch, const struct transport_range
 		const struct transport_range *r = &ranges[i];
 
 		if (!conn_range_ok(c, r) || r->len > UINT32_MAX)
-			return error_channel(
-				err, -EINVAL, ch->base.index,
-				"Cannot write region %u offset %llu length %llu: it is "
-				"outside the exposed memory",
-				r->region, (unsigned long long)r->offset,
-				(unsigned long long)r->len);
+			return range_outside(ch, "write", r, err);
 		frame_range_put(head + FRAME_HEADER_LEN + i * FRAME_RANGE_LEN, r);
 		iov[i + 1].iov_base = (char *)c->mem[r->region].hva + r->offset;
 		iov[i + 1].iov_len = r->len;
@@ -234,6 +242,33 @@ int channel_notify(struct transport_channel *base, const void *msg, size_t len,
 	frame_header_put(head,
 			 &(struct frame_header){ .type = FRAME_NOTIFY, .length = (uint32_t)len });
 	return channel_send(ch, iov, 2, 0, "a notify", err);
+}
+
+/* See struct transport.  The kernel copies the memory: nothing is read after the return. */
+int channel_push(struct transport_channel *base, const void *msg, size_t len,
+		 const struct transport_range *range, struct tern_error *err)
+{
+	struct tcp_channel *ch = to_channel(base);
+	struct tcp_conn *c = ch->conn;
+	uint8_t head[FRAME_HEADER_LEN];
+	struct iovec iov[3] = {
+		{ .iov_base = head, .iov_len = sizeof(head) },
+		{ .iov_base = (void *)msg, .iov_len = len },
+		{ .iov_len = range->len },
+	};
+	int rc = channel_usable(ch, err);
+
+	if (!rc)
+		rc = transport_push_check(&c->env, base->index, len, range->len, err);
+	if (!rc && !conn_range_ok(c, range))
+		rc = range_outside(ch, "push", range, err);
+	if (rc)
+		return rc;
+	iov[2].iov_base = (char *)c->mem[range->region].hva + range->offset;
+	frame_header_put(head, &(struct frame_header){ .type = FRAME_PUSH,
+						       .length = (uint32_t)len,
+						       .contents = range->len });
+	return channel_send(ch, iov, 3, 0, "a push", err);
 }
 
 /* Receive exactly one record from the destination.  0 or -errno with *err. */

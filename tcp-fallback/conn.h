@@ -23,6 +23,12 @@
 /* Room for one control record and the begin of the next. */
 #define CONN_RX_MAX (2 * (FRAME_CONTROL_LEN + TRANSPORT_MSG_MAX))
 
+/*
+ * The staging buffer of a data channel: the longest message of a frame, or a push of a
+ * page with all that may come before it.
+ */
+#define STAGE_MAX (FRAME_HEADER_LEN + TRANSPORT_PUSH_MSG_MAX + 4096u)
+
 /* No byte moved for so many times peer_timeout_ms: the peer is lost. */
 #define CHANNEL_IDLE_SLICES 3
 
@@ -59,9 +65,9 @@ struct tcp_channel {
 	int fd; /* set under conn->lock by open_channels(), closed by close() */
 	struct channel_figures fig;
 
-	/* Source; the channel's thread. */
+	/* The channel's thread. */
 	uint64_t fence_seq; /* of the last fence sent, or answered */
-	bool broken; /* a frame was sent in part: the stream cannot be used again */
+	bool broken; /* a frame was sent, or taken, in part: the stream cannot be used again */
 	struct zerocopy zc;
 
 	/*
@@ -75,7 +81,7 @@ struct tcp_channel {
 	uint64_t payload_left; /* bytes of [iov_at, iov_nr) */
 	size_t stage_at, stage_len; /* unparsed bytes of stage */
 	int lowat; /* SO_RCVLOWAT now; 0: never set */
-	uint8_t stage[FRAME_HEADER_LEN + TRANSPORT_NOTIFY_MAX];
+	uint8_t stage[STAGE_MAX];
 };
 
 struct tcp_conn {
@@ -182,6 +188,8 @@ int channel_write(struct transport_channel *ch, const struct transport_range *ra
 		  struct tern_error *err);
 int channel_notify(struct transport_channel *ch, const void *msg, size_t len,
 		   struct tern_error *err);
+int channel_push(struct transport_channel *ch, const void *msg, size_t len,
+		 const struct transport_range *range, struct tern_error *err);
 int channel_fence(struct transport_channel *ch, struct tern_error *err);
 void channel_end(struct tcp_channel *ch, int64_t deadline);
 long channel_serve(struct transport_channel *ch, void *buf, size_t *contents,

@@ -11,7 +11,7 @@
  * status     ff     ff     ff     ff     code          value
  *
  * header     type   ranges 0      0      length
- *        8   sequence number
+ *        8   sequence number, or a PUSH's contents
  *
  * range      region                      length
  *        8   offset
@@ -120,30 +120,42 @@ void frame_header_put(uint8_t *p, const struct frame_header *h)
 	p[1] = h->nr_ranges;
 	put_u16(p + 2, 0);
 	frame_put_u32(p + 4, h->length);
-	put_u64(p + 8, h->seq);
+	put_u64(p + 8, h->type == FRAME_PUSH ? h->contents : h->seq);
+}
+
+/* Is the length of @h's message possible? */
+static bool length_ok(const struct frame_header *h)
+{
+	if (h->type == FRAME_NOTIFY)
+		return h->length >= 1 && h->length <= TRANSPORT_NOTIFY_MAX;
+	if (h->type == FRAME_PUSH)
+		return h->length >= 1 && h->length <= TRANSPORT_PUSH_MSG_MAX;
+	return !h->length;
 }
 
 const char *frame_header_get(const uint8_t *p, struct frame_header *h)
 {
-	bool is_write, is_notify, is_fence;
+	bool is_write, is_push, is_fence;
 
 	*h = (struct frame_header){
 		.type = p[0],
 		.nr_ranges = p[1],
 		.length = frame_get_u32(p + 4),
-		.seq = get_u64(p + 8),
 	};
-	if (h->type < FRAME_WRITE || h->type > FRAME_FENCE_ACK)
-		return "type";
 	is_write = h->type == FRAME_WRITE;
-	is_notify = h->type == FRAME_NOTIFY;
+	is_push = h->type == FRAME_PUSH;
 	is_fence = h->type == FRAME_FENCE || h->type == FRAME_FENCE_ACK;
+	*(is_push ? &h->contents : &h->seq) = get_u64(p + 8);
+	if (h->type < FRAME_WRITE || h->type > FRAME_PUSH)
+		return "type";
 	if (get_u16(p + 2))
 		return "reserved";
 	if (is_write ? !h->nr_ranges || h->nr_ranges > TRANSPORT_WRITE_RANGES_MAX : h->nr_ranges)
 		return "ranges";
-	if (is_notify ? !h->length || h->length > TRANSPORT_NOTIFY_MAX : h->length)
+	if (!length_ok(h))
 		return "length";
+	if (is_push && (!h->contents || h->contents > TRANSPORT_PUSH_MAX))
+		return "contents";
 	if (!is_fence && h->seq)
 		return "sequence";
 	return NULL;

@@ -63,13 +63,15 @@ enum frame_type {
 	FRAME_FENCE = 3,
 	FRAME_END = 4,
 	FRAME_FENCE_ACK = 5,
+	FRAME_PUSH = 6,
 };
 
 struct frame_header {
 	uint8_t type; /* enum frame_type */
 	uint8_t nr_ranges; /* WRITE: 1 … 64, else 0 */
-	uint32_t length; /* NOTIFY: bytes of the message, 1 … 4096, else 0 */
+	uint32_t length; /* bytes of the message; NOTIFY: 1 … 4096, PUSH: 1 … 256, else 0 */
 	uint64_t seq; /* FENCE, FENCE_ACK: number of the fence, else 0 */
+	uint64_t contents; /* PUSH: bytes of contents, 1 … 65536, else 0; in place of seq */
 };
 
 /* frame_put_u32, frame_get_u32 - little-endian. */

@@ -41,9 +41,9 @@ static void tcp_channel_stats(const struct transport_channel *base, struct tern_
 		.accept = listener_accept, .listener_stop = listener_stop,                       \
 		.listener_close = listener_close, .connect = tcp_connect, .expose = conn_expose, \
 		.open_channels = tcp_open_channels, .send = conn_send, .recv = conn_recv,        \
-		.write = channel_write, .notify = channel_notify, .fence = channel_fence,        \
-		.serve = channel_serve, .revoke = conn_revoke, .abort = conn_abort,              \
-		.close = conn_close, .channel_stats = tcp_channel_stats,                         \
+		.write = channel_write, .notify = channel_notify, .push = channel_push,          \
+		.fence = channel_fence, .serve = channel_serve, .revoke = conn_revoke,           \
+		.abort = conn_abort, .close = conn_close, .channel_stats = tcp_channel_stats,    \
 	}
 
 const struct transport tcp_transport = STREAM_TRANSPORT("tcp");

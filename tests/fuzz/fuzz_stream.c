@@ -6,6 +6,7 @@
  *
  *	byte 0     bits 0-1  1: a valid control preamble goes first; 2: a data preamble
  *	           bits 2-7  not 0: bytes arrive in pieces of 4 times this
+ *	           bit 7     besides: pushes are not welcome
  *	byte 1-2   length of the control stream, little-endian
  *	rest       control stream, then data stream
  *
@@ -46,8 +47,10 @@ struct harness {
 	size_t piece; /* bytes that arrive at a time; 0: all at once */
 	struct fuzz_ram ram, model;
 	size_t control_at, data_at; /* what the model has read */
+	size_t contents; /* of what the model found last */
 	bool data_ended; /* the model found END */
 	unsigned fences;
+	bool push; /* pushes are welcome */
 };
 
 /* ---------------------------------------------------------------- the model */
@@ -93,9 +96,24 @@ static bool model_write(struct harness *h, unsigned nr)
 	return true;
 }
 
+/* As model_serve(): the PUSH at data_at, with @len bytes of message. */
+static long model_push(struct harness *h, uint64_t len, uint64_t contents, const uint8_t **msg)
+{
+	size_t left = h->data.len - h->data_at - 16;
+
+	if (!h->push || len < 1 || len > 256 || contents < 1 || contents > 65536 ||
+	    left < len + contents)
+		return -1;
+	*msg = h->data.bytes + h->data_at + 16;
+	h->contents = contents;
+	h->data_at += 16 + len + contents;
+	return (long)(len + contents);
+}
+
 /* What serve() should return next; a notify's bytes are at *msg.  -1: an error. */
 static long model_serve(struct harness *h, const uint8_t **msg)
 {
+	h->contents = 0;
 	for (;;) {
 		const uint8_t *p = h->data.bytes + h->data_at;
 		size_t left = h->data.len - h->data_at;
@@ -105,9 +123,11 @@ static long model_serve(struct harness *h, const uint8_t **msg)
 		uint64_t type = p[0], ranges = p[1], len = fuzz_read_int(p + 4, 4);
 		uint64_t seq = fuzz_read_int(p + 8, 8);
 
-		if (fuzz_read_int(p + 2, 2) || (type != 1 && ranges) || (type != 2 && len) ||
-		    (type != 3 && seq))
+		if (fuzz_read_int(p + 2, 2) || (type != 1 && ranges) ||
+		    (type != 2 && type != 6 && len) || (type != 3 && type != 6 && seq))
 			return -1;
+		if (type == 6)
+			return model_push(h, len, seq, msg);
 		if (type == 1 && ranges >= 1 && ranges <= 64) {
 			if (!model_write(h, (unsigned)ranges))
 				return -1;
@@ -216,6 +236,7 @@ static struct tcp_listener *make_listener(struct harness *h)
 	l->base.ops = &unix_transport;
 	l->env.peer_timeout_ms = 5000;
 	l->env.chunk_bytes = 1 << 20;
+	l->env.push = h->push;
 	l->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->hub = hub_new();
 	FUZZ_CHECK(l->stop_fd >= 0 && l->hub, "no listener");
@@ -285,6 +306,8 @@ static long serve_all(struct harness *h, struct transport_channel *ch)
 		FUZZ_CHECK(n >= 0 || err.code == n, "serve() returns %ld, the error is %d", n,
 			   err.code);
 		FUZZ_CHECK(n <= 0 || !memcmp(buf, msg, (size_t)n), "serve() returns other bytes");
+		FUZZ_CHECK(n <= 0 || contents == h->contents, "%zu bytes of contents, due are %zu",
+			   contents, h->contents);
 	} while (n > 0);
 	free(buf);
 	return n;
@@ -385,6 +408,7 @@ enum fuzz_reach fuzz_one(const uint8_t *data, size_t size, unsigned patience_ms)
 	h = calloc(1, sizeof(*h));
 	FUZZ_CHECK(h, "no memory");
 	h->piece = data[0] >> 2 << 2;
+	h->push = !(data[0] & 0x80);
 	stream_set(&h->control, FRAME_KIND_CONTROL, data[0] & 1, data + 3, control);
 	stream_set(&h->data, FRAME_KIND_DATA, data[0] & 2, data + 3 + control, size - 3 - control);
 	stream_open(&h->control);

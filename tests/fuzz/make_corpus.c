@@ -212,7 +212,7 @@ static void add_header(struct seed *s, uint8_t type, uint8_t ranges, uint32_t le
 {
 	uint8_t buf[FRAME_HEADER_LEN];
 
-	frame_header_put(buf, &(struct frame_header){ type, ranges, length, seq });
+	frame_header_put(buf, &(struct frame_header){ type, ranges, length, seq, 0 });
 	seed_add(s, buf, sizeof(buf));
 }
 
@@ -295,6 +295,49 @@ static void make_stream_borders(struct seed *s, const char *dir)
 		}
 		for (unsigned k = 0; k < seeds[i].nr; k++)
 			seed_add(s, "abcdefghijklmnopqrstuvwx", seeds[i].v[k].len);
+		add_header(s, FRAME_FENCE, 0, 0, 1);
+		add_header(s, FRAME_END, 0, 0, 0);
+		seed_write(s, dir, "stream", seeds[i].name);
+	}
+}
+
+/* A PUSH of @len bytes of message and @contents bytes behind them, all of which are sent. */
+static void add_push(struct seed *s, uint32_t len, uint32_t contents)
+{
+	const struct frame_header h = { .type = FRAME_PUSH, .length = len, .contents = contents };
+	uint8_t buf[FRAME_HEADER_LEN];
+
+	frame_header_put(buf, &h);
+	seed_add(s, buf, sizeof(buf));
+	for (uint32_t i = 0; i < len + contents; i++)
+		seed_add(s, (uint8_t[]){ (uint8_t)i }, 1);
+}
+
+/* PUSHes; those called full-* are allowed. */
+static void make_stream_pushes(struct seed *s, const char *dir)
+{
+	static const struct {
+		const char *name;
+		uint8_t mode;
+		struct {
+			uint32_t len, contents;
+		} v[3];
+	} seeds[] = {
+		{ "full-pushes", 3, { { 1, 1 }, { 24, 4096 }, { 256, 9000 } } },
+		{ "full-pushes-in-pieces", 3 | 7 << 2, { { 24, 4096 }, { 256, 300 }, { 1, 1 } } },
+		{ "push-not-welcome", 3 | 32 << 2, { { 24, 100 }, { 1, 1 }, { 1, 1 } } },
+		{ "push-of-no-message", 3, { { 0, 100 }, { 1, 1 }, { 1, 1 } } },
+		{ "push-of-long-message", 3, { { 257, 100 }, { 1, 1 }, { 1, 1 } } },
+		{ "push-of-nothing", 3, { { 24, 0 }, { 1, 1 }, { 1, 1 } } },
+	};
+
+	for (unsigned i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++) {
+		seed_add(s, (uint8_t[]){ seeds[i].mode, 4 + 8 + 4, 0, 8, 0, 0, 0 }, 7);
+		seed_add(s, (uint8_t[]){ WIRE_PING, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }, 12);
+		for (unsigned k = 0; k < 3; k++) {
+			add_push(s, seeds[i].v[k].len, seeds[i].v[k].contents);
+			add_write(s, 1, 8);
+		}
 		add_header(s, FRAME_FENCE, 0, 0, 1);
 		add_header(s, FRAME_END, 0, 0, 0);
 		seed_write(s, dir, "stream", seeds[i].name);
@@ -484,6 +527,7 @@ int main(int argc, char **argv)
 	make_uri(&s, argv[1]);
 	make_stream(&s, argv[1]);
 	make_stream_borders(&s, argv[1]);
+	make_stream_pushes(&s, argv[1]);
 	make_destination(&s, argv[1]);
 	make_zero_borders(&s, argv[1]);
 	make_source(&s, argv[1]);
