@@ -423,8 +423,8 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 	struct greeting answer = { .version = GREETING_VERSION,
 				   .kind = GREETING_DATA,
 				   .index = hello->index,
-				   .count = hello->count,
-				   .ring = CHAN_RING };
+				   .count = hello->count };
+	bool push = (hello->flags & GREETING_PUSH) && c->env.push;
 	struct verbs_channel *ch;
 	int code = 0;
 
@@ -437,9 +437,11 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 	pthread_mutex_unlock(&c->lock);
 	if (code)
 		return code;
-	if (vchan_make(c, hello->index, id, &ch, err))
+	if (vchan_make(c, hello->index, id, push, &ch, err))
 		return REFUSAL_BUSY;
 	vchan_begin(ch, hello);
+	answer.ring = (uint16_t)ch->ring;
+	answer.flags = push ? GREETING_PUSH : 0;
 	pthread_mutex_lock(&c->lock);
 	c->channels[hello->index] = ch;
 	c->counts[hello->index] = hello->count;

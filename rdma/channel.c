@@ -38,14 +38,19 @@
 #define POLL_BATCH 32
 
 /* Send slots come first, then the receive ring. */
-static uint8_t *slot_at(struct verbs_channel *ch, unsigned i)
+static uint8_t *tx_slot_at(struct verbs_channel *ch, unsigned i)
 {
-	return ch->buf + (size_t)i * CHAN_SLOT;
+	return ch->buf + (size_t)i * ch->tx_slot;
 }
 
 uint8_t *vchan_rx_slot(struct verbs_channel *ch, unsigned slot)
 {
-	return slot_at(ch, CHAN_SLOTS + slot);
+	return tx_slot_at(ch, CHAN_SLOTS) + (size_t)slot * ch->rx_slot;
+}
+
+uint8_t *vchan_payload(struct verbs_channel *ch)
+{
+	return tx_slot_at(ch, ch->free_slots[ch->nr_free - 1]) + DATA_HEADER_LEN;
 }
 
 /*
@@ -72,7 +77,7 @@ int vchan_repost(struct verbs_channel *ch, unsigned slot)
 {
 	struct ibv_sge sge = {
 		.addr = (uintptr_t)vchan_rx_slot(ch, slot),
-		.length = CHAN_SLOT,
+		.length = ch->rx_slot,
 		.lkey = ch->mr->lkey,
 	};
 	struct ibv_recv_wr wr = { .wr_id = RECV_BIT | slot, .sg_list = &sge, .num_sge = 1 };
@@ -138,7 +143,7 @@ static int vchan_send_cq(struct verbs_channel *ch)
 static int vchan_resources(struct verbs_channel *ch, struct tern_error *err)
 {
 	struct verbs_conn *c = ch->conn;
-	size_t size = (CHAN_SLOTS + ch->ring) * (size_t)CHAN_SLOT;
+	size_t size = CHAN_SLOTS * (size_t)ch->tx_slot + ch->ring * (size_t)ch->rx_slot;
 	char hint[200] = "";
 	int rc;
 
@@ -184,8 +189,34 @@ static void vchan_place(struct verbs_channel *ch)
 	ch->vector = place_vector_for(&ch->conn->vectors, ch->node, nth, ch->base.index);
 }
 
-/* vchan_make - a channel on @id, which has a device; @id stays the caller's on failure. */
-int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
+/*
+ * How many of what the channel has.  Contents of a push go one way only, so large slots are
+ * for sending at the source and for receiving at the destination.
+ */
+static void vchan_sizes(struct verbs_channel *ch)
+{
+	struct verbs_conn *c = ch->conn;
+
+	ch->ring = c->source ? CHAN_RING_SOURCE : ch->push ? CHAN_RING_PUSH : CHAN_RING;
+	ch->tx_slot = c->source && ch->push ? CHAN_SLOT_PUSH : CHAN_SLOT;
+	ch->rx_slot = !c->source && ch->push ? CHAN_SLOT_PUSH : CHAN_SLOT;
+	ch->sq_size = c->source ? CHAN_SQ_MAX : 2 * CHAN_SLOTS;
+	if (!c->source && c->windows)
+		ch->sq_size += CHAN_BINDS;
+	if (c->attr.max_qp_wr > 0 && ch->sq_size > (unsigned)c->attr.max_qp_wr)
+		ch->sq_size = (unsigned)c->attr.max_qp_wr;
+	if (c->attr.max_cqe > 0 && ch->sq_size + ch->ring > (unsigned)c->attr.max_cqe)
+		ch->sq_size = (unsigned)c->attr.max_cqe - ch->ring;
+	ch->bind_room = !c->source && c->windows ? ch->sq_size - CHAN_SLOTS : 0;
+	ch->max_msg = c->max_msg < PIECE_BYTES ? c->max_msg : PIECE_BYTES;
+}
+
+/*
+ * vchan_make - a channel on @id, which has a device; @id stays the caller's on failure.
+ *
+ * @push: both sides want contents to travel with messages.
+ */
+int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id, bool push,
 	       struct verbs_channel **out, struct tern_error *err)
 {
 	struct verbs_channel *ch = calloc(1, sizeof(*ch));
@@ -200,17 +231,9 @@ int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
 	ch->id = id;
 	ch->rx_hold = -1;
 	ch->wake_fd = -1;
-	ch->ring = c->source ? CHAN_RING_SOURCE : CHAN_RING;
-	ch->sq_size = c->source ? CHAN_SQ_MAX : 2 * CHAN_SLOTS;
-	if (!c->source && c->windows)
-		ch->sq_size += CHAN_BINDS;
-	if (c->attr.max_qp_wr > 0 && ch->sq_size > (unsigned)c->attr.max_qp_wr)
-		ch->sq_size = (unsigned)c->attr.max_qp_wr;
-	if (c->attr.max_cqe > 0 && ch->sq_size + ch->ring > (unsigned)c->attr.max_cqe)
-		ch->sq_size = (unsigned)c->attr.max_cqe - ch->ring;
-	ch->bind_room = !c->source && c->windows ? ch->sq_size - CHAN_SLOTS : 0;
+	ch->push = push;
 	ch->binds_tail = &ch->binds;
-	ch->max_msg = c->max_msg < PIECE_BYTES ? c->max_msg : PIECE_BYTES;
+	vchan_sizes(ch);
 	pthread_mutex_init(&ch->post_lock, NULL);
 	pthread_mutex_init(&ch->drain_lock, NULL);
 	vchan_place(ch);
@@ -361,14 +384,14 @@ static int frame_arrived(struct verbs_channel *ch, unsigned slot, uint32_t bytes
 
 	if (bytes >= DATA_HEADER_LEN)
 		data_header_get(vchan_rx_slot(ch, slot), &h);
-	if (bytes < DATA_HEADER_LEN || bytes > CHAN_SLOT || h.len != bytes - DATA_HEADER_LEN)
+	if (bytes < DATA_HEADER_LEN || bytes > ch->rx_slot || h.len != bytes - DATA_HEADER_LEN)
 		return vchan_failed(ch, -EPROTO, err,
 				    "The peer %s sent a frame of %u bytes on channel %u whose "
 				    "length field does not fit",
 				    ch->conn->peer, bytes, ch->base.index);
 	if (ch->conn->source)
 		return vchan_take_answer(ch, slot, &h, err);
-	ch->rx[(ch->rx_at + ch->rx_nr++) % CHAN_RING] = (uint16_t)slot;
+	ch->rx[(ch->rx_at + ch->rx_nr++) % ch->ring] = (uint16_t)slot;
 	return 0;
 }
 
@@ -471,6 +494,7 @@ int vchan_sleep(struct verbs_channel *ch, int64_t deadline, struct tern_error *e
 /*
  * vchan_frame - post a frame; the caller saw to room, a slot and a credit.
  *
+ * @payload: @len bytes; NULL: they are at vchan_payload() already.  @seq: see data_header.
  * 0 or -errno with *err; nothing is posted after vchan_stop_posting().
  */
 int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, size_t len,
@@ -485,15 +509,16 @@ int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, si
 		.bytes = atomic_load_explicit(&ch->fig.bytes, memory_order_relaxed),
 		.writes = atomic_load_explicit(&ch->fig.writes, memory_order_relaxed),
 	};
+	uint8_t *buf = tx_slot_at(ch, slot);
 	int rc = 0;
 
-	data_header_put(slot_at(ch, slot), &h);
-	if (len)
-		memcpy(slot_at(ch, slot) + DATA_HEADER_LEN, payload, len);
+	data_header_put(buf, &h);
+	if (payload && len)
+		memcpy(buf + DATA_HEADER_LEN, payload, len);
 	ch->sq[ch->sq_head % ch->sq_size] = (struct sq_entry){ .slot = (int)slot };
 	pthread_mutex_lock(&ch->post_lock);
-	rc = ch->posting ? vqp_send(&ch->q, ch->sq_head, slot_at(ch, slot),
-				    (uint32_t)(DATA_HEADER_LEN + len), ch->mr->lkey)
+	rc = ch->posting ? vqp_send(&ch->q, ch->sq_head, buf, (uint32_t)(DATA_HEADER_LEN + len),
+				    ch->mr->lkey)
 			 : -ECANCELED;
 	pthread_mutex_unlock(&ch->post_lock);
 	if (rc) {

@@ -34,7 +34,7 @@ static int give_back(struct verbs_channel *ch, unsigned slot, struct tern_error 
 				    "failed: %s",
 				    ch->base.index, ch->conn->device, ch->qp_num, error_name(rc));
 	ch->owe++;
-	if (ch->owe < CHAN_RING / 2 || !ch->nr_free)
+	if (ch->owe < ch->ring / 2 || !ch->nr_free)
 		return 0;
 	return vchan_frame(ch, DATA_CREDIT, NULL, 0, 0, err);
 }
@@ -60,17 +60,48 @@ static void take_figures(struct verbs_channel *ch, const struct data_header *h)
 	atomic_store_explicit(&ch->fig.writes, h->writes, memory_order_relaxed);
 }
 
+/* Hand out the @len bytes of payload in @slot, which stays ours until the next serve(). */
+static long hand_out(struct verbs_channel *ch, unsigned slot, void *buf, uint32_t len)
+{
+	memcpy(buf, vchan_rx_slot(ch, slot) + DATA_HEADER_LEN, len);
+	ch->rx_hold = (int)slot;
+	return (long)len;
+}
+
+/* Does the payload of @h, a PUSH, consist of a message and contents that are possible? */
+static bool push_fits(const struct data_header *h)
+{
+	return h->seq >= 1 && h->seq <= TRANSPORT_PUSH_MAX && h->len > h->seq &&
+	       h->len - h->seq <= TRANSPORT_PUSH_MSG_MAX;
+}
+
+/* Hand out the PUSH in @slot; its length or -EPROTO with *err. */
+static long serve_push(struct verbs_channel *ch, unsigned slot, const struct data_header *h,
+		       void *buf, size_t *contents, struct tern_error *err)
+{
+	if (!push_fits(h))
+		return vchan_failed(ch, -EPROTO, err,
+				    "The peer %s sent a push on channel %u with contents = %llu "
+				    "of %u bytes; possible are 1 to %u, behind 1 to %u bytes of "
+				    "message",
+				    ch->conn->peer, ch->base.index, (unsigned long long)h->seq,
+				    h->len, TRANSPORT_PUSH_MAX, TRANSPORT_PUSH_MSG_MAX);
+	*contents = (size_t)h->seq;
+	return hand_out(ch, slot, buf, h->len);
+}
+
 /*
- * Handle the oldest frame.  > 0: length of a notify in @buf; 0: END; -EAGAIN: go
- * on; -errno with *err.
+ * Handle the oldest frame.  > 0: length of a notify or push in @buf; 0: END; -EAGAIN:
+ * go on; -errno with *err.
  */
-static long serve_frame(struct verbs_channel *ch, void *buf, struct tern_error *err)
+static long serve_frame(struct verbs_channel *ch, void *buf, size_t *contents,
+			struct tern_error *err)
 {
 	unsigned slot = ch->rx[ch->rx_at];
 	struct data_header h;
 	int rc = 0;
 
-	ch->rx_at = (ch->rx_at + 1) % CHAN_RING;
+	ch->rx_at = (ch->rx_at + 1) % ch->ring;
 	ch->rx_nr--;
 	data_header_get(vchan_rx_slot(ch, slot), &h);
 	take_figures(ch, &h);
@@ -78,9 +109,11 @@ static long serve_frame(struct verbs_channel *ch, void *buf, struct tern_error *
 	case DATA_NOTIFY:
 		if (!h.len || h.len > TRANSPORT_NOTIFY_MAX)
 			break;
-		memcpy(buf, vchan_rx_slot(ch, slot) + DATA_HEADER_LEN, h.len);
-		ch->rx_hold = (int)slot;
-		return (long)h.len;
+		return hand_out(ch, slot, buf, h.len);
+	case DATA_PUSH:
+		if (!ch->push)
+			break;
+		return serve_push(ch, slot, &h, buf, contents, err);
 	case DATA_FENCE:
 		rc = answer_fence(ch, h.seq, err);
 		if (!rc)
@@ -139,7 +172,7 @@ long vchan_serve(struct transport_channel *base, void *buf, size_t *contents,
 		if (ch->ended)
 			return 0;
 		if (ch->rx_nr) {
-			n = serve_frame(ch, buf, err);
+			n = serve_frame(ch, buf, contents, err);
 			if (n != -EAGAIN)
 				break;
 			continue;

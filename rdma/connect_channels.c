@@ -45,6 +45,7 @@ static struct greeting channel_greeting(const struct openings *o, unsigned i)
 		.index = (uint16_t)i,
 		.count = (uint16_t)o->nr,
 		.ring = CHAN_RING_SOURCE,
+		.flags = o->c->env.push ? GREETING_PUSH : 0,
 	};
 
 	memcpy(hello.session_id, o->c->base.session_id, TRANSPORT_SESSION_ID_LEN);
@@ -72,7 +73,7 @@ static int begin(struct openings *o, unsigned i, struct tern_error *err)
 static int make(struct openings *o, unsigned i, struct tern_error *err)
 {
 	struct opening *v = &o->v[i];
-	int rc = vchan_make(o->c, i, v->id, &v->ch, err);
+	int rc = vchan_make(o->c, i, v->id, o->c->env.push, &v->ch, err);
 
 	if (rc) {
 		v->ch = NULL;
@@ -102,6 +103,11 @@ static int established(struct openings *o, unsigned i, const struct cm_event *ev
 
 	if (rc)
 		return rc;
+	if (ch->push && !(answer.flags & GREETING_PUSH))
+		return error_channel(err, -EPROTONOSUPPORT, i,
+				     "The peer %s takes no contents with messages on channel %u; "
+				     "both sides have to be set up for that (env.push)",
+				     c->peer, i);
 	vchan_begin(ch, &answer);
 	o->established++;
 	return 0;

@@ -29,7 +29,7 @@
  * Data frame: one SEND on the queue pair of a channel, 32 bytes and a payload.
  *
  *	0   u16 type     2  u16 credits           4  u32 payload length
- *	8   u64 sequence number of a fence
+ *	8   u64 sequence number of a fence, or a push's bytes of contents
  *	16  u64 bytes written so far              24  u64 ranges written so far
  */
 
@@ -46,6 +46,7 @@
 
 enum greeting_flag {
 	GREETING_WINDOWS = 1, /* control: keys are of memory windows, one per channel */
+	GREETING_PUSH = 2, /* data: contents travel with messages */
 };
 
 enum greeting_kind {
@@ -132,13 +133,15 @@ enum data_type {
 	DATA_END = 4, /* source: orderly end of the channel */
 	DATA_CREDIT = 5, /* destination: credits */
 	DATA_FENCE_ACK = 6, /* destination: answer to FENCE */
+	DATA_PUSH = 7, /* source: a NOTIFY with contents; if both sides said GREETING_PUSH */
 };
 
 struct data_header {
 	uint16_t type;
 	uint16_t credits;
 	uint32_t len;
-	uint64_t seq, bytes, writes;
+	uint64_t seq; /* FENCE, FENCE_ACK: its number; PUSH: bytes of contents */
+	uint64_t bytes, writes;
 };
 
 void greeting_put(uint8_t buf[GREETING_LEN], const struct greeting *g);

@@ -25,6 +25,7 @@ const struct transport rdma_transport = {
 	.prepare = vchan_prepare,
 	.write = vchan_write,
 	.notify = vchan_notify,
+	.push = vchan_push,
 	.fence = vchan_fence,
 	.serve = vchan_serve,
 	.revoke = vconn_revoke,

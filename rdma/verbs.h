@@ -40,9 +40,11 @@
 #define CTL_SLOT (CTL_HEADER_LEN + TRANSPORT_MSG_MAX)
 
 #define CHAN_RING 32u /* receives of a channel at the destination */
+#define CHAN_RING_PUSH 16u /* the same if pushes may arrive, which take more room */
 #define CHAN_RING_SOURCE 16u /* and at the source: credits and answers only */
 #define CHAN_SLOTS 8u /* send slots of a channel */
 #define CHAN_SLOT (DATA_HEADER_LEN + TRANSPORT_NOTIFY_MAX)
+#define CHAN_SLOT_PUSH (DATA_HEADER_LEN + TRANSPORT_SERVE_MAX)
 #define CHAN_SQ_MAX 512u /* send queue entries asked for */
 #define CHAN_BATCH 32u /* work requests posted at once */
 #define CHAN_PENDING_MAX 1024u /* ranges accepted by write() and not yet posted */
@@ -281,6 +283,8 @@ struct verbs_channel {
 	struct ibv_cq *cq;
 	struct ibv_mr *mr; /* of buf */
 	uint8_t *buf; /* CHAN_SLOTS send slots, then the receive ring; on .node */
+	uint32_t tx_slot, rx_slot; /* bytes of a slot of each; constant */
+	bool push; /* pushes may go, or arrive; constant */
 	size_t buf_size;
 	int node; /* of the memory it serves; constant */
 	int buf_node; /* that buf lies on; constant */
@@ -572,7 +576,7 @@ long control_recv(struct transport_conn *conn, void *buf, size_t cap, int timeou
 		  struct tern_error *err);
 
 /* channel.c */
-int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id,
+int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id, bool push,
 	       struct verbs_channel **out, struct tern_error *err);
 void vchan_free(struct verbs_channel *ch);
 void vchan_begin(struct verbs_channel *ch, const struct greeting *peer);
@@ -583,6 +587,8 @@ int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, si
 		uint64_t seq, struct tern_error *err);
 int vchan_repost(struct verbs_channel *ch, unsigned slot);
 uint8_t *vchan_rx_slot(struct verbs_channel *ch, unsigned slot);
+/* vchan_payload - where vchan_frame() finds the payload of its next frame if it is given none. */
+uint8_t *vchan_payload(struct verbs_channel *ch);
 int vchan_failed(struct verbs_channel *ch, int code, struct tern_error *err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 void vchan_stats(const struct transport_channel *base, struct tern_channel_stats *out);
@@ -591,6 +597,8 @@ void vchan_stats(const struct transport_channel *base, struct tern_channel_stats
 int vchan_write(struct transport_channel *ch, const struct transport_range *ranges, unsigned nr,
 		struct tern_error *err);
 int vchan_notify(struct transport_channel *ch, const void *msg, size_t len, struct tern_error *err);
+int vchan_push(struct transport_channel *ch, const void *msg, size_t len,
+	       const struct transport_range *range, struct tern_error *err);
 int vchan_fence(struct transport_channel *ch, struct tern_error *err);
 void vchan_end(struct verbs_channel *ch, int64_t deadline);
 long vchan_serve(struct transport_channel *ch, void *buf, size_t *contents, struct tern_error *err);

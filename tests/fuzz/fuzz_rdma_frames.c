@@ -60,9 +60,11 @@ static void *server_run(void *opaque)
 	char buf[TRANSPORT_SERVE_MAX];
 	size_t contents;
 
-	do
+	do {
 		r->served = r->t->serve(r->channel, buf, &contents, &r->serve_err);
-	while (r->served > 0);
+		FUZZ_CHECK(r->served <= 0 || contents < (size_t)r->served,
+			   "%zu bytes of contents in %ld", contents, r->served);
+	} while (r->served > 0);
 	return NULL;
 }
 
@@ -71,7 +73,7 @@ static void begin(struct run *r)
 {
 	struct transport_memory m = { .hva = r->mem, .size = SIZE, .fd = -1, .numa_node = -1 };
 	const struct greeting control = raw_greeting(GREETING_CONTROL);
-	const struct greeting data = raw_greeting(GREETING_DATA);
+	struct greeting data = raw_greeting(GREETING_DATA);
 	const struct ctl_header hello = { .type = CTL_MSG, .len = 5 };
 	struct tern_error err = { 0 };
 	char buf[16];
@@ -82,6 +84,7 @@ static void begin(struct run *r)
 		sched_yield();
 	FUZZ_CHECK(r->t->recv(r->dst, buf, sizeof(buf), BOUND_MS, &err) == 5, "%s", err.message);
 	FUZZ_CHECK(!r->t->expose(r->dst, &m, 1, &err), "%s", err.message);
+	data.flags = GREETING_PUSH;
 	FUZZ_CHECK(raw_greet(&r->data, &r->uri, &data), "a good channel is refused");
 	FUZZ_CHECK(!r->t->open_channels(r->dst, 1, &r->channel, &err), "%s", err.message);
 }
@@ -124,7 +127,7 @@ enum fuzz_reach fuzz_one(const uint8_t *data, size_t size, unsigned patience_ms)
 {
 	struct run r = {
 		.t = &rdma_transport,
-		.env = { .peer_timeout_ms = BOUND_MS, .chunk_bytes = SIZE },
+		.env = { .peer_timeout_ms = BOUND_MS, .chunk_bytes = SIZE, .push = true },
 		.uri = { .scheme = URI_RDMA, .host = "127.0.0.1", .port = "0" },
 		.mem = aligned_alloc(4096, SIZE),
 	};

@@ -102,6 +102,14 @@ void make_rdma_frames(struct seed *s, const char *dir)
 	seed_write(s, dir, "rdma_frames", "full-all");
 	add_rdma_control(s, CTL_BYE, NULL, 0);
 	seed_write(s, dir, "rdma_frames", "full-bye");
+	add_rdma_data(s, DATA_PUSH, 4000, 4020);
+	add_rdma_data(s, DATA_PUSH, 1, 2);
+	add_rdma_data(s, DATA_FENCE, 1, 0);
+	add_rdma_data(s, DATA_END, 0, 0);
+	add_rdma_control(s, CTL_BYE, NULL, 0);
+	seed_write(s, dir, "rdma_frames", "full-pushes");
+	add_rdma_data(s, DATA_PUSH, 20, 20);
+	seed_write(s, dir, "rdma_frames", "push-without-message");
 	add_rdma_control(s, CTL_KEYS_RELEASE, buf, key_list(CTL_KEYS_RELEASE, buf));
 	seed_write(s, dir, "rdma_frames", "release-of-nothing");
 	add_rdma_control(s, CTL_KEYS, buf, key_list(CTL_KEYS, buf));

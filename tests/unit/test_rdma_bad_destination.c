@@ -119,11 +119,10 @@ static void take_control(struct fix *f)
 	assert_int_equal(finished(f), 0);
 }
 
-/* With memory and a channel. */
-static void take_channel(struct fix *f)
+/* With memory, and a channel on its way. */
+static void take_memory(struct fix *f)
 {
 	struct transport_memory m = { .size = SIZE, .fd = -1, .numa_node = -1 };
-	const struct greeting g = raw_greeting(GREETING_DATA);
 
 	take_control(f);
 	f->mem = aligned_alloc(4096, SIZE);
@@ -131,6 +130,14 @@ static void take_channel(struct fix *f)
 	m.hva = f->mem;
 	assert_int_equal(f->t->expose(f->src, &m, 1, &f->err), 0);
 	start(f, open_run);
+}
+
+/* With a channel that is open. */
+static void take_channel(struct fix *f)
+{
+	const struct greeting g = raw_greeting(GREETING_DATA);
+
+	take_memory(f);
 	raw_welcome(&f->data, &f->l, &g);
 	assert_int_equal(finished(f), 0);
 }
@@ -379,6 +386,19 @@ static void key_of_nothing(void **state)
 
 /* ---- answers on the channel ---- */
 
+/* The source wants to push, and the destination does not say that it takes pushes. */
+static void takes_no_pushes(void **state)
+{
+	const struct greeting g = raw_greeting(GREETING_DATA);
+	struct fix *f = *state;
+
+	f->env.push = true;
+	take_memory(f);
+	raw_welcome(&f->data, &f->l, &g);
+	assert_int_equal(finished(f), -EPROTONOSUPPORT);
+	pair_assert_says(&f->err, "takes no contents with messages on channel 0");
+}
+
 static void bad_data_frames(void **state)
 {
 	static const struct {
@@ -507,6 +527,7 @@ int main(int argc, char **argv)
 		T(key_is_refused),
 		T(key_status_is_nonsense),
 		T(key_of_nothing),
+		T(takes_no_pushes),
 		T(bad_data_frames),
 		T(fence_never_answered),
 		T(fence_answered_twice),

@@ -27,15 +27,27 @@ struct fix {
 	struct tern_error err; /* the destination's */
 };
 
-static int setup(void **state)
+/* @push: the destination is set up for pushes. */
+static int setup_with(void **state, bool push)
 {
 	struct fix *f = calloc(1, sizeof(*f));
 
 	f->p = pair_new();
+	f->p->dst_env.push = push;
 	f->p->src_env.peer_timeout_ms = f->p->dst_env.peer_timeout_ms = 5000;
 	pair_listen(f->p);
 	*state = f;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return setup_with(state, false);
+}
+
+static int setup_push(void **state)
+{
+	return setup_with(state, true);
 }
 
 static int teardown(void **state)
@@ -68,19 +80,35 @@ static void say_hello(struct fix *f)
 	assert_int_equal(f->p->t->recv(f->p->dst, buf, sizeof(buf), 5000, &f->err), 5);
 }
 
-/* The destination exposes its memory and has one channel. */
-static void open_channel(struct fix *f)
+/* The destination exposes its memory and has one channel, for which @flags were asked. */
+static void open_channel_with(struct fix *f, uint32_t flags)
 {
-	const struct greeting g = raw_greeting(GREETING_DATA);
+	struct greeting g = raw_greeting(GREETING_DATA);
 	struct transport_memory m = { .size = f->p->size, .fd = -1, .numa_node = -1 };
 
 	say_hello(f);
 	f->mem = aligned_alloc(4096, f->p->size);
 	memset(f->mem, 0x11, f->p->size);
 	m.hva = f->mem;
+	g.flags = flags;
 	assert_int_equal(f->p->t->expose(f->p->dst, &m, 1, &f->err), 0);
 	assert_true(raw_greet(&f->data, &f->p->uri, &g));
 	assert_int_equal(f->p->t->open_channels(f->p->dst, 1, f->p->dc, &f->err), 0);
+}
+
+static void open_channel(struct fix *f)
+{
+	open_channel_with(f, 0);
+}
+
+/* The flags of the destination's answer to the channel's greeting, and its ring. */
+static void assert_answered(const struct fix *f, uint32_t flags, unsigned ring)
+{
+	struct greeting answer;
+
+	assert_true(greeting_get(f->data.words, f->data.nr_words, &answer));
+	assert_int_equal(answer.flags, flags);
+	assert_int_equal(answer.ring, ring);
 }
 
 /* The destination's control queue ends with @code and says @what. */
@@ -416,7 +444,8 @@ static void bad_data_frames(void **state)
 		{ { .type = 0 }, 0, "type 0" },
 		{ { .type = DATA_CREDIT }, 0, "type 5" },
 		{ { .type = DATA_FENCE_ACK, .seq = 1 }, 0, "type 6" },
-		{ { .type = 7 }, 0, "type 7" },
+		{ { .type = DATA_PUSH, .len = 9, .seq = 8 }, 9, "type 7 and 9 bytes" },
+		{ { .type = 8 }, 0, "type 8" },
 		{ { .type = DATA_NOTIFY }, 0, "type 1 and 0 bytes" },
 		{ { .type = DATA_NOTIFY, .len = 5 }, 4, "length field does not fit" },
 		{ { .type = DATA_NOTIFY, .len = UINT32_MAX }, 4, "length field does not fit" },
@@ -433,6 +462,62 @@ static void bad_data_frames(void **state)
 		assert_int_equal(f->err.scope, TERN_SCOPE_CHANNEL);
 		teardown(state);
 		setup(state);
+	}
+}
+
+/* The source asks for pushes, of a destination that was not set up for them. */
+static void push_that_was_declined(void **state)
+{
+	const struct data_header h = { .type = DATA_PUSH, .len = 9, .seq = 8 };
+	struct fix *f = *state;
+
+	open_channel_with(f, GREETING_PUSH);
+	assert_answered(f, 0, CHAN_RING);
+	(void)raw_data(&f->data, &h, "123456789", 9);
+	assert_channel_ends(f, -EPROTO, "type 7 and 9 bytes");
+}
+
+/* The destination is set up for pushes, and the source did not ask for them. */
+static void push_that_was_not_asked_for(void **state)
+{
+	const struct data_header h = { .type = DATA_PUSH, .len = 9, .seq = 8 };
+	struct fix *f = *state;
+
+	open_channel(f);
+	assert_answered(f, 0, CHAN_RING);
+	(void)raw_data(&f->data, &h, "123456789", 9);
+	assert_channel_ends(f, -EPROTO, "type 7 and 9 bytes");
+}
+
+static void bad_pushes(void **state)
+{
+	static const struct {
+		struct data_header h;
+		size_t len;
+		const char *what;
+	} bad[] = {
+		{ { .len = 9, .seq = 0 }, 9, "contents = 0 of 9 bytes" },
+		{ { .len = 9, .seq = 9 }, 9, "contents = 9 of 9 bytes" },
+		{ { .len = 9, .seq = 10 }, 9, "contents = 10 of 9 bytes" },
+		{ { .len = 9, .seq = UINT64_MAX }, 9, "contents = 18446744073709551615 of 9" },
+		{ { .len = 9, .seq = 1ull << 32 | 8 }, 9, "contents = 4294967304 of 9 bytes" },
+		{ { .len = 258, .seq = 1 }, 258, "contents = 1 of 258 bytes" },
+		{ { .len = 0 }, 0, "contents = 0 of 0 bytes" },
+		{ { .len = 65536 + 8, .seq = 65536 }, 9, "length field does not fit" },
+	};
+
+	for (size_t i = 0; i < NR(bad); i++) {
+		struct data_header h = bad[i].h;
+		const uint8_t zeros[512] = { 0 };
+		struct fix *f = *state;
+
+		h.type = DATA_PUSH;
+		open_channel_with(f, GREETING_PUSH);
+		assert_answered(f, GREETING_PUSH, CHAN_RING_PUSH);
+		(void)raw_data(&f->data, &h, zeros, bad[i].len);
+		assert_channel_ends(f, -EPROTO, bad[i].what);
+		teardown(state);
+		setup_push(state);
 	}
 }
 
@@ -594,6 +679,9 @@ int main(int argc, char **argv)
 		T(hangs_up_without_bye),
 		T(says_bye_at_once),
 		T(bad_data_frames),
+		T(push_that_was_declined),
+		cmocka_unit_test_setup_teardown(push_that_was_not_asked_for, setup_push, teardown),
+		cmocka_unit_test_setup_teardown(bad_pushes, setup_push, teardown),
 		T(data_frame_without_header),
 		T(never_says_end),
 		T(goes_on_after_end),
