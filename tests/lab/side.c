@@ -9,7 +9,7 @@
  *		after:send:ROUND:2	after the second ROUND was
  *		before:recv:READY	READY has arrived; the engine has not seen it
  *		before:write::20	before the 20th write(); the same with open_channels,
- *					fence, serve, connect, accept
+ *					push, fence, serve, connect, accept
  *
  * The command is run by the shell and waited for; its parent ($PPID) is this process.
  *
@@ -83,6 +83,7 @@ static enum fault_op find_op(const char *name)
 		{ "send", FAULT_SEND },
 		{ "recv", FAULT_RECV },
 		{ "write", FAULT_WRITE },
+		{ "push", FAULT_PUSH },
 		{ "fence", FAULT_FENCE },
 		{ "serve", FAULT_SERVE },
 	};

@@ -527,6 +527,21 @@ static int fault_notify(struct transport_channel *base, const void *msg, size_t 
 				ch->conn->net->inner->notify(ch->inner, msg, len, err), err);
 }
 
+static int fault_push(struct transport_channel *base, const void *msg, size_t len,
+		      const struct transport_range *range, struct tern_error *err)
+{
+	struct fault_channel *ch = to_fault_channel(base);
+	struct fault_plan plan =
+		fault_before(ch->conn, FAULT_PUSH, FAULT_ANY_TYPE, channel_limit_ms(ch), err);
+
+	if (plan.skip)
+		return (int)plan.rc;
+	if (plan.shorten)
+		fault_cut(ch->conn);
+	return (int)fault_after(ch->conn, &plan,
+				ch->conn->net->inner->push(ch->inner, msg, len, range, err), err);
+}
+
 static int fault_fence(struct transport_channel *base, struct tern_error *err)
 {
 	struct fault_channel *ch = to_fault_channel(base);
@@ -601,6 +616,7 @@ const struct transport fault_transport_ops = {
 	.prepare = fault_prepare,
 	.write = fault_write,
 	.notify = fault_notify,
+	.push = fault_push,
 	.fence = fault_fence,
 	.serve = fault_serve,
 	.revoke = fault_revoke,

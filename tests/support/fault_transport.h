@@ -35,6 +35,7 @@ enum fault_op {
 	FAULT_RECV,
 	FAULT_WRITE,
 	FAULT_NOTIFY,
+	FAULT_PUSH,
 	FAULT_FENCE,
 	FAULT_SERVE,
 	FAULT_OP_NR,
@@ -45,7 +46,8 @@ enum fault_action {
 	FAULT_CUT, /* the link is dead; the call is made and fails */
 	FAULT_CUT_AFTER, /* the call is made, then the link dies; its result stands */
 	FAULT_DELAY, /* the call is made after delay_ms */
-	FAULT_SHORT, /* write: the first half of the bytes, then the link is dead */
+	FAULT_SHORT, /* write: the first half of the bytes, then the link is dead; push,
+		      * which arrives whole or not at all: the link is dead */
 	FAULT_SWALLOW, /* send, recv: as if the message had been lost */
 	FAULT_STALL, /* the call waits; see below */
 	FAULT_KILL, /* this process dies at once, without the call */

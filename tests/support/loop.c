@@ -267,6 +267,7 @@ static const struct transport loop_ops = {
 	.recv = loop_recv,
 	.write = loop_write,
 	.notify = loop_notify,
+	.push = loop_push,
 	.fence = loop_fence,
 	.serve = loop_serve,
 	.revoke = loop_revoke,

@@ -21,16 +21,20 @@ static struct loop_channel *to_loop_channel(struct transport_channel *ch)
 	return (struct loop_channel *)ch;
 }
 
-/* Append a copy of @data.  0 or -ENOMEM. */
-static int queue_push(struct loop_queue *q, const void *data, size_t len)
+/* Append a copy of the @len bytes at @data and @contents bytes at @more.  0 or -ENOMEM. */
+static int queue_add(struct loop_queue *q, const void *data, size_t len, const void *more,
+		     size_t contents)
 {
-	struct loop_msg *m = malloc(sizeof(*m) + len);
+	struct loop_msg *m = malloc(sizeof(*m) + len + contents);
 
 	if (!m)
 		return -ENOMEM;
 	m->next = NULL;
-	m->len = len;
+	m->len = len + contents;
+	m->contents = contents;
 	memcpy(m->data, data, len);
+	if (contents)
+		memcpy(m->data + len, more, contents);
 	if (q->head)
 		q->tail->next = m;
 	else
@@ -146,7 +150,7 @@ int loop_send(struct transport_conn *conn, const void *msg, size_t len, int time
 	rc = end_dead(e, err);
 	if (!rc && e->peer->closed)
 		rc = error_session(err, -ECONNRESET, "The loop peer has closed");
-	if (!rc && queue_push(&e->peer->inbox, msg, len))
+	if (!rc && queue_add(&e->peer->inbox, msg, len, NULL, 0))
 		rc = error_session(err, -ENOMEM, "No memory for a control message");
 	pthread_cond_broadcast(&e->link->net->changed);
 	pthread_mutex_unlock(&e->link->net->lock);
@@ -246,28 +250,54 @@ int loop_write(struct transport_channel *base, const struct transport_range *ran
 	return rc;
 }
 
-/* See struct transport. */
-int loop_notify(struct transport_channel *base, const void *msg, size_t len, struct tern_error *err)
+/* Put a notify, or a push of the @contents bytes at @more, into the peer's inbox. */
+static int deliver(struct loop_channel *ch, const void *msg, size_t len, const void *more,
+		   size_t contents, struct tern_error *err)
 {
-	struct loop_channel *ch = to_loop_channel(base), *dst;
+	struct loop_end *to = ch->end->peer;
 	struct loop_net *net = ch->end->link->net;
+	unsigned index = ch->base.index;
 	int rc;
 
-	if (len < 1 || len > TRANSPORT_NOTIFY_MAX)
-		return error_channel(err, -EMSGSIZE, base->index, "Bad length of a notify");
 	pthread_mutex_lock(&net->lock);
 	rc = tx_dead(ch, err);
-	if (!rc) {
-		dst = &ch->end->peer->channels[base->index];
-		rc = queue_push(&dst->inbox, msg, len);
+	if (!rc && contents && !to->env.push) {
+		error_channel(&to->channels[index].bad, -EPROTO, index,
+			      "The loop peer pushed contents, which are not welcome");
+	} else if (!rc) {
+		rc = queue_add(&to->channels[index].inbox, msg, len, more, contents);
 		if (rc)
-			error_channel(err, rc, base->index, "No memory for a notify");
+			error_channel(err, rc, index, "No memory for a notify");
 		else
-			dst->posted++;
+			to->channels[index].posted++;
 	}
 	pthread_cond_broadcast(&net->changed);
 	pthread_mutex_unlock(&net->lock);
 	return rc;
+}
+
+/* See struct transport. */
+int loop_notify(struct transport_channel *base, const void *msg, size_t len, struct tern_error *err)
+{
+	if (len < 1 || len > TRANSPORT_NOTIFY_MAX)
+		return error_channel(err, -EMSGSIZE, base->index, "Bad length of a notify");
+	return deliver(to_loop_channel(base), msg, len, NULL, 0, err);
+}
+
+/* See struct transport. */
+int loop_push(struct transport_channel *base, const void *msg, size_t len,
+	      const struct transport_range *range, struct tern_error *err)
+{
+	struct loop_channel *ch = to_loop_channel(base);
+	struct loop_end *e = ch->end;
+	int rc = transport_push_check(&e->env, base->index, len, range->len, err);
+
+	if (rc)
+		return rc;
+	if (!range_ok(e, range))
+		return error_channel(err, -EINVAL, base->index, "Range outside memory");
+	return deliver(ch, msg, len, (char *)e->mem[range->region].hva + range->offset, range->len,
+		       err);
 }
 
 /* See struct transport. */
@@ -318,6 +348,7 @@ long loop_serve(struct transport_channel *base, void *buf, size_t *contents, str
 		} else if (e->link->aborted) {
 			n = end_dead(e, err);
 		} else if (ch->inbox.head) {
+			*contents = ch->inbox.head->contents;
 			n = queue_pop(&ch->inbox, buf);
 			ch->handed_out = true;
 		} else if (ch->bad.code) {

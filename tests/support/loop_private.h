@@ -14,7 +14,7 @@
 
 struct loop_msg {
 	struct loop_msg *next;
-	size_t len;
+	size_t len, contents; /* contents: how many of the bytes, at the end */
 	uint8_t data[];
 };
 
@@ -25,10 +25,10 @@ struct loop_queue {
 struct loop_channel {
 	struct transport_channel base;
 	struct loop_end *end;
-	struct loop_queue inbox; /* destination: notifies */
-	uint64_t posted, handled; /* destination: notifies so far */
+	struct loop_queue inbox; /* destination: notifies and pushes */
+	uint64_t posted, handled; /* destination: of them, so far */
 	bool handed_out; /* destination: serve() has returned one that is not handled */
-	struct tern_error bad; /* destination: the peer wrote out of range */
+	struct tern_error bad; /* destination: the peer did what it may not */
 	uint64_t bytes, writes;
 };
 
@@ -95,6 +95,8 @@ int loop_write(struct transport_channel *base, const struct transport_range *ran
 	       struct tern_error *err);
 int loop_notify(struct transport_channel *base, const void *msg, size_t len,
 		struct tern_error *err);
+int loop_push(struct transport_channel *base, const void *msg, size_t len,
+	      const struct transport_range *range, struct tern_error *err);
 int loop_fence(struct transport_channel *base, struct tern_error *err);
 long loop_serve(struct transport_channel *base, void *buf, size_t *contents,
 		struct tern_error *err);

@@ -49,7 +49,11 @@ static void marked_conn_stats(const struct transport_conn *conn, struct transpor
 /* A connected pair with one channel over the layer; the inner transport has all @optional calls. */
 static void fix_start_with(struct fix *f, bool optional)
 {
-	const struct transport_env env = { .peer_timeout_ms = WAIT_MS, .chunk_bytes = 8192 };
+	const struct transport_env env = {
+		.peer_timeout_ms = WAIT_MS,
+		.chunk_bytes = 8192,
+		.push = true,
+	};
 	const struct uri uri = { .scheme = URI_UNIX, .path = "fault" };
 	const uint8_t id[TRANSPORT_SESSION_ID_LEN] = "id";
 	struct transport_memory s = { .hva = f->smem, .size = sizeof(f->smem), .fd = -1 };
@@ -180,6 +184,29 @@ static void short_write_then_cut(void **state)
 	fix_stop(&f);
 }
 
+/* The second push fails without having been made, the third dies with the link. */
+static void push_fails_then_cut(void **state)
+{
+	const struct transport_range r = { 0, 4096, 100 };
+	char buf[TRANSPORT_SERVE_MAX];
+	size_t contents;
+	struct fix f;
+
+	fix_start(&f);
+	add(&f, FAULT_SOURCE, FAULT_PUSH, FAULT_ANY_TYPE, 2, FAULT_ERROR);
+	add(&f, FAULT_SOURCE, FAULT_PUSH, FAULT_ANY_TYPE, 3, FAULT_SHORT);
+	assert_int_equal(f.t->push(f.sc, "one", 3, &r, NULL), 0);
+	assert_int_equal(f.t->push(f.sc, "two", 3, &r, NULL), -EIO);
+	assert_int_equal(f.t->serve(f.dc, buf, &contents, NULL), 103);
+	assert_int_equal(contents, 100);
+	assert_memory_equal(buf, "one\1", 4);
+	assert_int_equal(f.t->push(f.sc, "three", 5, &r, NULL), -ECONNRESET);
+	assert_int_equal(f.t->serve(f.dc, buf, &contents, NULL), -ECONNRESET);
+	assert_int_equal(fault_net_calls(f.net, FAULT_SOURCE, FAULT_PUSH), 3);
+	assert_int_equal(fault_net_calls(f.net, FAULT_SOURCE, FAULT_NOTIFY), 0);
+	fix_stop(&f);
+}
+
 static void optional_calls_are_passed_on(void **state)
 {
 	const struct transport_range r[2] = { { 0, 0, 4096 }, { 0, 0, 8192 } };
@@ -260,6 +287,7 @@ int main(void)
 		cmocka_unit_test(cut_after_message_type),
 		cmocka_unit_test(swallow_on_either_side),
 		cmocka_unit_test(short_write_then_cut),
+		cmocka_unit_test(push_fails_then_cut),
 		cmocka_unit_test(optional_calls_are_passed_on),
 		cmocka_unit_test(optional_calls_stay_absent),
 		cmocka_unit_test(stall_ends_with_abort),
