@@ -83,6 +83,8 @@ struct transport_device {
 /* first_write_ns of a channel that will tell when it happens, and has not written yet. */
 #define TRANSPORT_NO_WRITE_YET UINT64_MAX
 
+struct transport_range;
+
 /* What a transport may assume of the session that uses it. */
 struct transport_env {
 	unsigned peer_timeout_ms; /* limit for handshakes, and for a write, notify or fence
@@ -115,6 +117,15 @@ struct transport_env {
 	 * Called inside accept(); may be NULL.
 	 */
 	void (*stranger)(void *opaque, const struct tern_error *why);
+	/*
+	 * Destination; may be NULL.  A transport that places writes itself (sockets) asks
+	 * before the first byte of a write is placed: 0, or -errno with *err, and then
+	 * nothing of it is placed and serve() fails with that.  All ranges lie in exposed
+	 * memory.  Threads of channels; quick, and without a call to the transport.  A
+	 * device that writes by itself (RDMA) cannot ask.
+	 */
+	int (*admit)(void *opaque, const struct transport_range *ranges, unsigned nr,
+		     struct tern_error *err);
 	void *opaque;
 };
 

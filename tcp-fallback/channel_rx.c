@@ -11,7 +11,8 @@
  *
  * Bytes of the next payload that came along in the staging buffer (at most its
  * size per frame) are copied to their place; all others are placed by the kernel.
- * A frame's descriptors are all checked before its first byte is placed.
+ * A frame's descriptors are all checked, and the session is asked (env.admit), before
+ * its first byte is placed.
  *
  * The payload of a PUSH goes the same way into the buffer of serve()'s caller.  Where
  * pushes are welcome the staging buffer takes a whole push of a page: it costs one
@@ -224,42 +225,55 @@ static bool range_before_end(const struct transport_range *r, const struct trans
 	return r->offset < last->offset + last->len;
 }
 
-/* Check all descriptors of the WRITE at the staging buffer's begin and lay out its ranges. */
-static int write_begin(struct tcp_channel *ch, const struct frame_header *h, struct tern_error *err)
+/* Take the @nr descriptors of the WRITE at the staging buffer's begin.  0 or -EPROTO with *err. */
+static int write_ranges(struct tcp_channel *ch, struct transport_range *v, unsigned nr,
+			struct tern_error *err)
 {
-	size_t head = FRAME_HEADER_LEN + h->nr_ranges * FRAME_RANGE_LEN;
-	const struct transport_memory *mem = ch->conn->mem;
-	int rc = stage_need(ch, head, err);
-	struct transport_range last = { 0 };
-	uint64_t bytes = 0;
+	const uint8_t *at = ch->stage + ch->stage_at + FRAME_HEADER_LEN;
 
-	if (rc)
-		return rc;
-	for (unsigned i = 0; i < h->nr_ranges; i++) {
-		struct transport_range r;
+	for (unsigned i = 0; i < nr; i++, at += FRAME_RANGE_LEN) {
+		const struct transport_range *r = &v[i], *last = &v[i ? i - 1 : 0];
 
-		frame_range_get(ch->stage + ch->stage_at + FRAME_HEADER_LEN + i * FRAME_RANGE_LEN,
-				&r);
-		if (!conn_range_ok(ch->conn, &r))
+		frame_range_get(at, &v[i]);
+		if (!conn_range_ok(ch->conn, r))
 			return error_channel(
 				err, -EPROTO, ch->base.index,
 				"The peer %s wants to write region %u offset %llu "
 				"length %llu, which is outside the memory it was given",
-				ch->conn->peer, r.region, (unsigned long long)r.offset,
-				(unsigned long long)r.len);
-		if (i && range_before_end(&r, &last))
+				ch->conn->peer, r->region, (unsigned long long)r->offset,
+				(unsigned long long)r->len);
+		if (i && range_before_end(r, last))
 			return error_channel(
 				err, -EPROTO, ch->base.index,
 				"The peer %s sent a WRITE with descending or overlapping ranges: "
 				"region %u offset %llu length %llu follows region %u offset %llu "
 				"length %llu",
-				ch->conn->peer, r.region, (unsigned long long)r.offset,
-				(unsigned long long)r.len, last.region,
-				(unsigned long long)last.offset, (unsigned long long)last.len);
-		last = r;
-		ch->iov[i].iov_base = (char *)mem[r.region].hva + r.offset;
-		ch->iov[i].iov_len = r.len;
-		bytes += r.len;
+				ch->conn->peer, r->region, (unsigned long long)r->offset,
+				(unsigned long long)r->len, last->region,
+				(unsigned long long)last->offset, (unsigned long long)last->len);
+	}
+	return 0;
+}
+
+/* May all of a WRITE be placed?  Then its head is taken, and its ranges are laid out. */
+static int write_begin(struct tcp_channel *ch, const struct frame_header *h, struct tern_error *err)
+{
+	size_t head = FRAME_HEADER_LEN + h->nr_ranges * FRAME_RANGE_LEN;
+	const struct transport_env *env = &ch->conn->env;
+	struct transport_range v[TRANSPORT_WRITE_RANGES_MAX];
+	int rc = stage_need(ch, head, err);
+	uint64_t bytes = 0;
+
+	if (!rc)
+		rc = write_ranges(ch, v, h->nr_ranges, err);
+	if (!rc && env->admit)
+		rc = env->admit(env->opaque, v, h->nr_ranges, err);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < h->nr_ranges; i++) {
+		ch->iov[i].iov_base = (char *)ch->conn->mem[v[i].region].hva + v[i].offset;
+		ch->iov[i].iov_len = v[i].len;
+		bytes += v[i].len;
 	}
 	stage_drop(ch, head);
 	ch->iov_at = 0;

@@ -235,6 +235,8 @@ int loop_write(struct transport_channel *base, const struct transport_range *ran
 				      (unsigned long long)ranges[i].len);
 			dst = NULL;
 		}
+	if (dst && to->env.admit && to->env.admit(to->env.opaque, ranges, nr, &dst->bad))
+		dst = NULL;
 	for (unsigned i = 0; dst && i < nr; i++) {
 		const struct transport_range *r = &ranges[i];
 
