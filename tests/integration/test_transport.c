@@ -6,315 +6,25 @@
  *	test_transport loop|tcp|tcp6|unix|fault|rdma|rdma-all|rdma-no-windows|rdma6|rdma-fault
  *		[test name]
  *
- * Each test gets a fresh pair of connections with two channels; both "hosts"
- * are threads of this process, and the memories are two separate mappings.
+ * Each test gets a fresh pair of connections with two channels (transport_rig.h).
  */
 
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
-#include <cmocka.h>
 #include "error.h"
-#include "fault_transport.h"
-#include "loop.h"
 #include "strangers.h"
-#include "transport.h"
-#include "uri.h"
-
-#define NR_CHANNELS 2u
-#define BIG (4ull << 20) /* region 0, both sides */
-#define SMALL (1ull << 20) /* region 1; the source has twice as much */
-#define TIMEOUT_MS 1500
-#define LONG_MS 20000 /* never reached when all is well */
-
-struct backend {
-	const char *name;
-	const char *uri;
-	bool pin_all, no_windows;
-	bool faults; /* with the fault layer in between */
-	bool on_demand; /* only when asked for by name */
-};
-
-struct fix {
-	const struct backend *backend;
-	struct loop_net *net;
-	struct fault_net *faults; /* no rules: it has to be transparent */
-	const struct transport *ops;
-	struct transport_env env;
-	struct transport_listener *listener;
-	struct transport_conn *src, *dst;
-	struct transport_channel *sc[NR_CHANNELS], *dc[NR_CHANNELS];
-	uint8_t *smem[2], *dmem[2];
-	struct uri uri; /* where the listener is */
-	pthread_t acceptor, opener;
-	bool accepting;
-	bool uneven; /* the source's region 1 is twice the destination's, over RDMA too */
-	int open_rc;
-	atomic_uint strangers;
-	struct tern_error err;
-};
-
-/* One-sided: the destination does not see a write, it only grants keys. */
-static bool is_rdma(const struct fix *f)
-{
-	return !strncmp(f->backend->name, "rdma", 4);
-}
-
-/* Milliseconds of CLOCK_MONOTONIC. */
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-/* env.stranger: count. */
-static void count_stranger(void *opaque, const struct tern_error *why)
-{
-	struct fix *f = opaque;
-
-	assert_true(why->code < 0);
-	assert_non_null(strstr(why->message, "turned away"));
-	atomic_fetch_add(&f->strangers, 1);
-}
-
-/* The destination's acceptor, which takes in data channels; no further peer is expected. */
-static void *acceptor_run(void *opaque)
-{
-	struct fix *f = opaque;
-	struct transport_conn *extra;
-
-	return (void *)(intptr_t)f->ops->accept(f->listener, -1, &extra, NULL);
-}
-
-static void acceptor_start(struct fix *f)
-{
-	assert_int_equal(pthread_create(&f->acceptor, NULL, acceptor_run, f), 0);
-	f->accepting = true;
-}
-
-static void acceptor_stop(struct fix *f)
-{
-	void *rc;
-
-	if (!f->accepting)
-		return;
-	f->ops->listener_stop(f->listener);
-	pthread_join(f->acceptor, &rc);
-	assert_int_equal((intptr_t)rc, -ECANCELED);
-	f->accepting = false;
-}
-
-/* Listen for the backend of @f. */
-static void do_listen(struct fix *f)
-{
-	const char *own = getenv("TERN_TEST_RDMA6");
-	char text[256];
-	struct uri uri;
-	int rc;
-
-	if (own && !strcmp(f->backend->name, "rdma6"))
-		snprintf(text, sizeof(text), "%s", own);
-	else
-		snprintf(text, sizeof(text), f->backend->uri, (int)getpid());
-	assert_int_equal(uri_parse(text, &uri, &f->err), 0);
-	if (!strcmp(f->backend->name, "loop")) {
-		f->net = loop_net_new();
-		assert_non_null(f->net);
-		f->ops = loop_net_transport(f->net);
-	} else {
-		assert_int_equal(transport_find(&uri, &f->ops, &f->err), 0);
-	}
-	if (f->backend->faults) {
-		f->faults = fault_net_new(f->ops);
-		assert_non_null(f->faults);
-		f->ops = fault_net_transport(f->faults);
-	}
-	rc = f->ops->listen(f->ops, &f->env, &uri, &f->listener, &f->err);
-	if (rc)
-		fail_msg("%s", f->err.message);
-	assert_true(f->ops->listener_uri(f->listener, text, sizeof(text)) < (int)sizeof(text));
-	assert_int_equal(uri_parse(text, &f->uri, &f->err), 0);
-}
-
-/* The destination's side of do_connect(). */
-static void *accept_run(void *opaque)
-{
-	struct fix *f = opaque;
-
-	return (void *)(intptr_t)f->ops->accept(f->listener, LONG_MS, &f->dst, NULL);
-}
-
-/* A connected pair without channels; the first message, "hello", is taken. */
-static void do_connect(struct fix *f)
-{
-	const uint8_t id[TRANSPORT_SESSION_ID_LEN] = "session 1";
-	char buf[TRANSPORT_MSG_MAX];
-	pthread_t thread;
-	void *rc;
-
-	assert_int_equal(pthread_create(&thread, NULL, accept_run, f), 0);
-	if (f->ops->connect(f->ops, &f->env, &f->uri, id, -1, &f->src, &f->err))
-		fail_msg("%s", f->err.message);
-	assert_int_equal(f->ops->send(f->src, "hello", 5, LONG_MS, &f->err), 0);
-	pthread_join(thread, &rc);
-	assert_int_equal((intptr_t)rc, 0);
-	assert_memory_equal(f->dst->session_id, id, sizeof(id));
-	assert_int_equal(f->ops->recv(f->dst, buf, sizeof(buf), 0, &f->err), 5);
-	assert_memory_equal(buf, "hello", 5);
-}
-
-static void *opener_run(void *opaque)
-{
-	struct fix *f = opaque;
-
-	f->open_rc = f->ops->open_channels(f->dst, NR_CHANNELS, f->dc, NULL);
-	return NULL;
-}
-
-/* Expose memory and open the channels of both sides. */
-static void do_open(struct fix *f)
-{
-	struct transport_memory s[2] = {
-		{ .region = 0, .hva = f->smem[0], .size = BIG, .fd = -1 },
-		{ .region = 1, .hva = f->smem[1], .size = 2 * SMALL, .fd = -1 },
-	};
-	struct transport_memory d[2] = {
-		{ .region = 0, .hva = f->dmem[0], .size = BIG, .fd = -1 },
-		{ .region = 1, .hva = f->dmem[1], .size = SMALL, .fd = -1 },
-	};
-
-	/* RDMA asks for keys of whole pieces, so the sizes have to agree as in real life. */
-	if (is_rdma(f) && !f->uneven)
-		s[1].size = SMALL;
-	assert_int_equal(f->ops->expose(f->src, s, 2, &f->err), 0);
-	assert_int_equal(f->ops->expose(f->dst, d, 2, &f->err), 0);
-	acceptor_start(f);
-	assert_int_equal(pthread_create(&f->opener, NULL, opener_run, f), 0);
-	if (f->ops->open_channels(f->src, NR_CHANNELS, f->sc, &f->err))
-		fail_msg("%s", f->err.message);
-	pthread_join(f->opener, NULL);
-	assert_int_equal(f->open_rc, 0);
-}
-
-/* Source memory is noise, the destination's is 0xdd. */
-static void fill(struct fix *f)
-{
-	uint32_t x = 1;
-
-	for (unsigned i = 0; i < 2; i++) {
-		size_t len = i ? 2 * SMALL : BIG;
-
-		f->smem[i] = aligned_alloc(4096, len);
-		f->dmem[i] = aligned_alloc(4096, len);
-		for (size_t j = 0; j < len; j++)
-			f->smem[i][j] = (uint8_t)((x = x * 1664525 + 1013904223) >> 24);
-		memset(f->dmem[i], 0xdd, len);
-	}
-}
-
-static int setup_listening(void **state)
-{
-	struct fix *f = calloc(1, sizeof(*f));
-
-	f->backend = *state;
-	f->env = (struct transport_env){ .peer_timeout_ms = TIMEOUT_MS,
-					 .chunk_bytes = BIG,
-					 .stranger = count_stranger,
-					 .opaque = f };
-	f->env.pin_all = f->backend->pin_all;
-	f->env.no_windows = f->backend->no_windows;
-	fill(f);
-	do_listen(f);
-	*state = f;
-	return 0;
-}
-
-static int setup_connected(void **state)
-{
-	setup_listening(state);
-	do_connect(*state);
-	return 0;
-}
-
-/* Forget what do_listen() made besides the listener, which is closed. */
-static void forget_nets(struct fix *f)
-{
-	loop_net_delete(f->net);
-	fault_net_delete(f->faults);
-	f->net = NULL;
-	f->faults = NULL;
-}
-
-/* As setup_open(), in the middle of a test, with a lock budget of @bytes. */
-static void do_connect_with_budget(struct fix *f, uint64_t bytes)
-{
-	f->ops->listener_close(f->listener);
-	forget_nets(f);
-	f->env.lock_budget = bytes;
-	do_listen(f);
-	do_connect(f);
-	do_open(f);
-}
-
-static int setup_open(void **state)
-{
-	setup_connected(state);
-	do_open(*state);
-	return 0;
-}
-
-/* Zero-copy asked for; loopback has to fall back, and nothing may get lost. */
-static int setup_zerocopy(void **state)
-{
-	struct fix *f;
-
-	setup_listening(state);
-	f = *state;
-	f->env.zerocopy = true;
-	do_connect(f);
-	do_open(f);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fix *f = *state;
-
-	acceptor_stop(f);
-	if (f->src)
-		f->ops->close(f->src);
-	if (f->dst)
-		f->ops->close(f->dst);
-	f->ops->listener_close(f->listener);
-	loop_net_delete(f->net);
-	fault_net_delete(f->faults);
-	for (unsigned i = 0; i < 2; i++) {
-		free(f->smem[i]);
-		free(f->dmem[i]);
-	}
-	free(f);
-	return 0;
-}
+#include "transport_rig.h"
 
 /* --- control queue --- */
 
 static void control_both_ways(void **state)
 {
 	static const size_t lens[] = { 1, 2, 8191, 8192 };
-	struct fix *f = *state;
+	struct rig *f = *state;
 	uint8_t out[TRANSPORT_MSG_MAX], in[TRANSPORT_MSG_MAX];
 
 	for (unsigned way = 0; way < 2; way++) {
@@ -335,7 +45,7 @@ static void control_both_ways(void **state)
 
 static void control_oversized_refused(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	uint8_t buf[TRANSPORT_MSG_MAX + 1] = { 0 };
 
 	assert_int_equal(f->ops->send(f->src, buf, sizeof(buf), LONG_MS, &f->err), -EMSGSIZE);
@@ -346,7 +56,7 @@ static void control_oversized_refused(void **state)
 
 static void control_timeout_then_message(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	char buf[16];
 
 	assert_int_equal(f->ops->recv(f->dst, buf, sizeof(buf), 20, NULL), -ETIMEDOUT);
@@ -356,7 +66,7 @@ static void control_timeout_then_message(void **state)
 
 static void control_close_is_orderly(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	char buf[16];
 
 	assert_int_equal(f->ops->send(f->src, "last", 4, LONG_MS, NULL), 0);
@@ -369,7 +79,7 @@ static void control_close_is_orderly(void **state)
 
 static void control_abort_is_no_close(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	char buf[16];
 
 	f->ops->abort(f->src);
@@ -381,114 +91,55 @@ static void control_abort_is_no_close(void **state)
 
 /* --- channels --- */
 
-/* serve() on a thread until it returns no notify. */
-struct server {
-	struct fix *f;
-	unsigned channel;
-	pthread_t thread;
-	atomic_uint notifies;
-	long rc;
-	struct tern_error err;
-};
-
-static void *server_run(void *opaque)
-{
-	struct server *s = opaque;
-	char buf[TRANSPORT_SERVE_MAX];
-	size_t contents;
-
-	while ((s->rc = s->f->ops->serve(s->f->dc[s->channel], buf, &contents, &s->err)) > 0)
-		atomic_fetch_add(&s->notifies, 1);
-	return NULL;
-}
-
-static void server_start(struct server *s, struct fix *f, unsigned channel)
-{
-	memset(s, 0, sizeof(*s));
-	s->f = f;
-	s->channel = channel;
-	assert_int_equal(pthread_create(&s->thread, NULL, server_run, s), 0);
-}
-
-/* A fence that has to succeed. */
-static void must_fence(struct fix *f, unsigned channel)
-{
-	if (f->ops->fence(f->sc[channel], &f->err))
-		fail_msg("fence: %s", f->err.message);
-}
-
-/* Close the source in order; serve() has to say 0. */
-static void server_finish(struct server *s, unsigned nr)
-{
-	struct fix *f = s->f;
-
-	if (f->src)
-		f->ops->close(f->src);
-	f->src = NULL;
-	for (unsigned i = 0; i < nr; i++) {
-		pthread_join(s[i].thread, NULL);
-		if (s[i].rc)
-			fail_msg("serve() returned %ld: %s", s[i].rc, s[i].err.message);
-	}
-}
-
-/* What the destination must hold: 0xdd, or the source's bytes where @map says so. */
-static void check_region(const struct fix *f, unsigned r, const uint8_t *map, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		if (f->dmem[r][i] != (map[i] ? f->smem[r][i] : 0xdd))
-			fail_msg("region %u byte %zu is wrong", r, i);
-}
-
 static void write_all_lands(void **state)
 {
 	const struct transport_range all = { 0, 0, BIG };
 	struct tern_channel_stats st = { 0 };
-	struct fix *f = *state;
-	struct server s;
+	struct rig *f = *state;
+	struct rig_server s;
 
-	server_start(&s, f, 0);
+	rig_serve(&s, f, 0);
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(f->ops->write(f->sc[0], &all, 1, &f->err), 0);
-	must_fence(f, 0);
+	rig_fence(f, 0);
 	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
 	f->ops->channel_stats(f->sc[0], &st);
 	assert_int_equal(st.writes, 3);
 	assert_true(st.bytes >= 3 * BIG);
 	assert_true(st.zerocopy_bytes + st.zerocopy_copied <= 3 * BIG);
-	server_finish(&s, 1);
+	rig_finish(&s, 1);
 }
 
 static void zerocopy_is_reported(void **state)
 {
 	const struct transport_range all = { 0, 0, BIG };
 	struct tern_channel_stats st = { 0 };
-	struct fix *f = *state;
-	struct server s;
+	struct rig *f = *state;
+	struct rig_server s;
 
-	server_start(&s, f, 0);
+	rig_serve(&s, f, 0);
 	assert_int_equal(f->ops->write(f->sc[0], &all, 1, &f->err), 0);
-	must_fence(f, 0);
+	rig_fence(f, 0);
 	f->ops->channel_stats(f->sc[0], &st);
 	assert_true(st.zerocopy_bytes + st.zerocopy_copied > 0);
 	assert_int_equal(f->ops->write(f->sc[0], &all, 1, &f->err), 0);
-	must_fence(f, 0);
+	rig_fence(f, 0);
 	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
-	server_finish(&s, 1);
+	rig_finish(&s, 1);
 }
 
 /* Ranges of odd lengths at odd offsets, over both regions, up to 64 in a write. */
 static void write_scattered_lands_exactly(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	uint8_t *map = calloc(1, BIG), *map1 = calloc(1, SMALL);
 	struct transport_range r[TRANSPORT_WRITE_RANGES_MAX];
-	struct server s;
+	struct rig_server s;
 	const struct transport_range last = { 1, SMALL - 5, 5 };
 	uint64_t at = 1;
 	unsigned nr = 0, k = 0, batch = 1;
 
-	server_start(&s, f, 0);
+	rig_serve(&s, f, 0);
 	for (; at + 9000 < BIG; k++) {
 		r[nr] = (struct transport_range){ 0, at, 1 + k * 37 % 1500 };
 		memset(map + at, 1, r[nr].len);
@@ -503,10 +154,10 @@ static void write_scattered_lands_exactly(void **state)
 		assert_int_equal(f->ops->write(f->sc[0], r, nr, &f->err), 0);
 	memset(map1 + last.offset, 1, last.len);
 	assert_int_equal(f->ops->write(f->sc[0], &last, 1, &f->err), 0);
-	must_fence(f, 0);
-	check_region(f, 0, map, BIG);
-	check_region(f, 1, map1, SMALL);
-	server_finish(&s, 1);
+	rig_fence(f, 0);
+	rig_check_region(f, 0, map, BIG);
+	rig_check_region(f, 1, map1, SMALL);
+	rig_finish(&s, 1);
 	free(map);
 	free(map1);
 }
@@ -514,8 +165,8 @@ static void write_scattered_lands_exactly(void **state)
 /* Thousands of small writes, each with a notify behind it, in both channels at once. */
 static void *small_writes_run(void *opaque)
 {
-	struct server *s = opaque;
-	struct fix *f = s->f;
+	struct rig_server *s = opaque;
+	struct rig *f = s->f;
 	const struct transport *t = f->ops;
 
 	for (uint64_t at = s->channel * 512; at < BIG; at += 1024) {
@@ -531,12 +182,12 @@ static void *small_writes_run(void *opaque)
 
 static void two_channels_in_parallel(void **state)
 {
-	struct fix *f = *state;
-	struct server rx[2], tx[2];
+	struct rig *f = *state;
+	struct rig_server rx[2], tx[2];
 	void *failed;
 
 	for (unsigned i = 0; i < 2; i++) {
-		server_start(&rx[i], f, i);
+		rig_serve(&rx[i], f, i);
 		tx[i].f = f;
 		tx[i].channel = i;
 		error_clear(&tx[i].err);
@@ -549,14 +200,14 @@ static void two_channels_in_parallel(void **state)
 		assert_int_equal(atomic_load(&rx[i].notifies), BIG / 16384);
 	}
 	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
-	server_finish(rx, 2);
+	rig_finish(rx, 2);
 }
 
 static void notify_after_write_sees_it(void **state)
 {
 	const struct transport_range r = { 0, 4096, 3 * 4096 };
 	uint8_t msg[TRANSPORT_NOTIFY_MAX], buf[TRANSPORT_SERVE_MAX];
-	struct fix *f = *state;
+	struct rig *f = *state;
 	size_t contents;
 
 	for (unsigned len = 1; len <= TRANSPORT_NOTIFY_MAX; len = len * 3 + 1) {
@@ -576,7 +227,7 @@ static void notify_after_write_sees_it(void **state)
 
 static void *fence_run(void *opaque)
 {
-	struct server *s = opaque;
+	struct rig_server *s = opaque;
 
 	s->rc = s->f->ops->fence(s->f->sc[0], &s->err);
 	atomic_store(&s->notifies, 1); /* done */
@@ -586,8 +237,8 @@ static void *fence_run(void *opaque)
 /* A fence waits for the notify before it to be handled: the next serve() says so. */
 static void fence_waits_for_handling(void **state)
 {
-	struct fix *f = *state;
-	struct server fence = { .f = f }, rx;
+	struct rig *f = *state;
+	struct rig_server fence = { .f = f }, rx;
 	char buf[TRANSPORT_SERVE_MAX];
 	size_t contents;
 
@@ -596,10 +247,10 @@ static void fence_waits_for_handling(void **state)
 	assert_int_equal(f->ops->serve(f->dc[0], buf, &contents, &f->err), 1);
 	poll(NULL, 0, 50); /* time for a fence that is wrong to return */
 	assert_int_equal(atomic_load(&fence.notifies), 0);
-	server_start(&rx, f, 0);
+	rig_serve(&rx, f, 0);
 	pthread_join(fence.thread, NULL);
 	assert_int_equal(fence.rc, 0);
-	server_finish(&rx, 1);
+	rig_finish(&rx, 1);
 }
 
 /*
@@ -609,16 +260,16 @@ static void fence_waits_for_handling(void **state)
 static void key_out_of_range_is_refused(void **state)
 {
 	const struct transport_range bad = { 1, SMALL - 4096, 8192 };
-	struct fix *f = *state;
+	struct rig *f = *state;
 	char buf[TRANSPORT_NOTIFY_MAX];
 	uint8_t *none = calloc(1, BIG);
-	struct server s;
+	struct rig_server s;
 	int rc;
 
 	f->uneven = true;
-	do_connect(f);
-	do_open(f);
-	server_start(&s, f, 0);
+	rig_connect(f);
+	rig_open(f);
+	rig_serve(&s, f, 0);
 	rc = f->ops->write(f->sc[0], &bad, 1, &f->err);
 	if (!rc)
 		rc = f->ops->fence(f->sc[0], &f->err);
@@ -628,8 +279,8 @@ static void key_out_of_range_is_refused(void **state)
 	assert_non_null(strstr(s.err.message, "region 1"));
 	assert_non_null(strstr(s.err.message, "outside what was exposed"));
 	assert_int_equal(f->ops->recv(f->dst, buf, sizeof(buf), LONG_MS, &f->err), -EPROTO);
-	check_region(f, 0, none, BIG);
-	check_region(f, 1, none, SMALL);
+	rig_check_region(f, 0, none, BIG);
+	rig_check_region(f, 1, none, SMALL);
 	free(none);
 }
 
@@ -637,31 +288,31 @@ static void key_out_of_range_is_refused(void **state)
 static void small_lock_budget_is_kept(void **state)
 {
 	struct transport_conn_stats cs = { 0 }, cd = { 0 };
-	struct fix *f = *state;
-	struct server s;
+	struct rig *f = *state;
+	struct rig_server s;
 
-	do_connect_with_budget(f, 4ull << 20);
-	server_start(&s, f, 0);
+	rig_reconnect_with_budget(f, 4ull << 20);
+	rig_serve(&s, f, 0);
 	for (uint64_t at = 0; at < BIG; at += 65536) {
 		struct transport_range r[2] = { { 0, at, 65536 }, { 1, at / 4 % SMALL, 4096 } };
 
 		assert_int_equal(f->ops->write(f->sc[0], r, 2, &f->err), 0);
 	}
-	must_fence(f, 0);
+	rig_fence(f, 0);
 	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
 	f->ops->conn_stats(f->src, &cs);
 	f->ops->conn_stats(f->dst, &cd);
 	assert_in_range(cs.locked_peak_bytes, 4096, 4ull << 20);
 	assert_in_range(cd.locked_peak_bytes, 4096, 4ull << 20);
 	assert_true(cs.registration_bytes > (4ull << 20));
-	server_finish(&s, 1);
+	rig_finish(&s, 1);
 }
 
 /* The source's region 1 is larger than what the destination exposed. */
 static void write_out_of_range_touches_nothing(void **state)
 {
 	const struct transport_range bad[2] = { { 0, 0, 4096 }, { 1, SMALL - 4096, 4097 } };
-	struct fix *f = *state;
+	struct rig *f = *state;
 	char buf[TRANSPORT_SERVE_MAX];
 	size_t contents;
 	uint8_t *none;
@@ -670,8 +321,8 @@ static void write_out_of_range_touches_nothing(void **state)
 	assert_int_equal(f->ops->write(f->sc[0], bad, 2, &f->err), 0);
 	assert_int_equal(f->ops->serve(f->dc[0], buf, &contents, &f->err), -EPROTO);
 	assert_non_null(strstr(f->err.message, "region 1 offset 1044480 length 4097"));
-	check_region(f, 0, none, BIG);
-	check_region(f, 1, none, 2 * SMALL);
+	rig_check_region(f, 0, none, BIG);
+	rig_check_region(f, 1, none, 2 * SMALL);
 	free(none);
 }
 
@@ -680,7 +331,7 @@ static void write_checks_own_memory(void **state)
 	const struct transport_range bad[] = {
 		{ 2, 0, 1 }, { 0, BIG, 1 }, { 0, 0, BIG + 1 }, { 0, UINT64_MAX, 2 }, { 0, 0, 0 },
 	};
-	struct fix *f = *state;
+	struct rig *f = *state;
 
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		assert_int_equal(f->ops->write(f->sc[0], &bad[i], 1, NULL), -EINVAL);
@@ -690,7 +341,7 @@ static void write_checks_own_memory(void **state)
 
 /* One blocked call, on a thread. */
 struct blocked {
-	struct fix *f;
+	struct rig *f;
 	pthread_t thread;
 	const char *what;
 	long rc;
@@ -699,7 +350,7 @@ struct blocked {
 static void *blocked_run(void *opaque)
 {
 	struct blocked *b = opaque;
-	struct fix *f = b->f;
+	struct rig *f = b->f;
 	char buf[TRANSPORT_SERVE_MAX];
 	size_t contents;
 
@@ -716,7 +367,7 @@ static void *blocked_run(void *opaque)
 
 static void abort_wakes_every_blocked_call(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	struct blocked b[] = {
 		{ .f = f, .what = "recv source" },
 		{ .f = f, .what = "recv destination" },
@@ -729,12 +380,12 @@ static void abort_wakes_every_blocked_call(void **state)
 	for (unsigned i = 0; i < 4; i++)
 		assert_int_equal(pthread_create(&b[i].thread, NULL, blocked_run, &b[i]), 0);
 	poll(NULL, 0, 50); /* most likely blocked by now; must hold in any case */
-	begin = now_ms();
+	begin = rig_now_ms();
 	f->ops->abort(f->dst);
 	f->ops->abort(f->src);
 	for (unsigned i = 0; i < 4; i++)
 		pthread_join(b[i].thread, NULL);
-	assert_true(now_ms() - begin < 1000);
+	assert_true(rig_now_ms() - begin < 1000);
 	/* A source that saw the destination's end first may say so. */
 	assert_true(b[0].rc == -ECANCELED || b[0].rc == -ECONNRESET);
 	assert_int_equal(b[1].rc, -ECANCELED);
@@ -745,7 +396,7 @@ static void abort_wakes_every_blocked_call(void **state)
 /* The source writes without end; after revoke() no byte of the destination may change. */
 static void *flood_run(void *opaque)
 {
-	struct server *s = opaque;
+	struct rig_server *s = opaque;
 	const struct transport_range half = { 0, s->channel * BIG / 2, BIG / 2 };
 
 	while (!(s->rc = s->f->ops->write(s->f->sc[s->channel], &half, 1, NULL)))
@@ -755,13 +406,13 @@ static void *flood_run(void *opaque)
 
 static void revoke_stops_placement(void **state)
 {
-	struct fix *f = *state;
-	struct server rx[2], tx[2] = { { .f = f, .channel = 0 }, { .f = f, .channel = 1 } };
+	struct rig *f = *state;
+	struct rig_server rx[2], tx[2] = { { .f = f, .channel = 0 }, { .f = f, .channel = 1 } };
 	struct tern_channel_stats st = { 0 };
 	char buf[16];
 
 	for (unsigned i = 0; i < 2; i++) {
-		server_start(&rx[i], f, i);
+		rig_serve(&rx[i], f, i);
 		assert_int_equal(pthread_create(&tx[i].thread, NULL, flood_run, &tx[i]), 0);
 	}
 	do {
@@ -790,15 +441,15 @@ static void revoke_stops_placement(void **state)
 static void write_after_revoke_fails(void **state)
 {
 	const struct transport_range r = { 0, 0, BIG };
-	struct fix *f = *state;
-	struct server rx[2];
+	struct rig *f = *state;
+	struct rig_server rx[2];
 	char buf[16];
 	int rc;
 
 	for (unsigned i = 0; i < 2; i++)
-		server_start(&rx[i], f, i);
+		rig_serve(&rx[i], f, i);
 	assert_int_equal(f->ops->write(f->sc[0], &r, 1, &f->err), 0);
-	must_fence(f, 0);
+	rig_fence(f, 0);
 	assert_memory_equal(f->dmem[0], f->smem[0], BIG);
 	f->ops->revoke(f->dst);
 	memset(f->dmem[0], 0x55, BIG);
@@ -819,10 +470,10 @@ static void write_after_revoke_fails(void **state)
 
 static void abort_by_source_ends_serve(void **state)
 {
-	struct fix *f = *state;
-	struct server rx;
+	struct rig *f = *state;
+	struct rig_server rx;
 
-	server_start(&rx, f, 0);
+	rig_serve(&rx, f, 0);
 	f->ops->abort(f->src);
 	pthread_join(rx.thread, NULL);
 	assert_int_equal(rx.rc, -ECONNRESET);
@@ -832,39 +483,39 @@ static void abort_by_source_ends_serve(void **state)
 
 static void accept_times_out(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 
 	assert_int_equal(f->ops->accept(f->listener, 30, &f->dst, NULL), -ETIMEDOUT);
 }
 
 static void accept_ends_on_stop(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 
-	acceptor_start(f);
-	acceptor_stop(f);
+	rig_acceptor_start(f);
+	rig_acceptor_stop(f);
 	assert_int_equal(f->ops->accept(f->listener, -1, &f->dst, NULL), -ECANCELED);
 }
 
 static void listener_may_close_first(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	char buf[16];
 
-	acceptor_stop(f);
+	rig_acceptor_stop(f);
 	f->ops->listener_close(f->listener);
 	assert_int_equal(f->ops->send(f->src, "x", 1, LONG_MS, NULL), 0);
 	assert_int_equal(f->ops->recv(f->dst, buf, sizeof(buf), LONG_MS, NULL), 1);
 	f->ops->close(f->src);
 	f->ops->close(f->dst);
 	f->src = f->dst = NULL;
-	forget_nets(f);
-	do_listen(f); /* the address is free again; teardown() closes it */
+	rig_forget_nets(f);
+	rig_listen(f); /* the address is free again; rig_teardown() closes it */
 }
 
 static void open_channels_needs_the_peer(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 
 	assert_int_equal(f->ops->open_channels(f->dst, NR_CHANNELS, f->dc, &f->err), -ETIMEDOUT);
 	assert_true(f->err.message[0]);
@@ -873,7 +524,7 @@ static void open_channels_needs_the_peer(void **state)
 static void connect_to_nobody(void **state)
 {
 	const uint8_t id[TRANSPORT_SESSION_ID_LEN] = { 0 };
-	struct fix *f = *state;
+	struct rig *f = *state;
 	struct transport_conn *c;
 	int rc;
 
@@ -881,14 +532,14 @@ static void connect_to_nobody(void **state)
 	rc = f->ops->connect(f->ops, &f->env, &f->uri, id, -1, &c, &f->err);
 	assert_true(rc == -ECONNREFUSED || rc == -ENOENT);
 	assert_non_null(strstr(f->err.message, "nothing is listening there"));
-	forget_nets(f);
-	do_listen(f);
+	rig_forget_nets(f);
+	rig_listen(f);
 }
 
 static void listen_twice_is_refused(void **state)
 {
 	struct transport_listener *l;
-	struct fix *f = *state;
+	struct rig *f = *state;
 
 	assert_int_equal(f->ops->listen(f->ops, &f->env, &f->uri, &l, &f->err), -EADDRINUSE);
 	assert_true(f->err.message[0]);
@@ -897,23 +548,23 @@ static void listen_twice_is_refused(void **state)
 /* A good peer gets through at once whoever else is at the door; sockets only. */
 static void strangers_delay_nobody(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	struct strangers *crowd;
 	int64_t begin;
 
 	crowd = strangers_come(&f->uri);
 	assert_non_null(crowd);
-	begin = now_ms();
-	do_connect(f);
-	assert_true(now_ms() - begin < TIMEOUT_MS / 2);
-	begin = now_ms();
+	begin = rig_now_ms();
+	rig_connect(f);
+	assert_true(rig_now_ms() - begin < TIMEOUT_MS / 2);
+	begin = rig_now_ms();
 	/* All of them go, the silent ones and those that trickle too. */
 	while (atomic_load(&f->strangers) < strangers_nr(crowd)) {
 		struct transport_conn *c;
 
 		strangers_trickle(crowd);
 		assert_int_equal(f->ops->accept(f->listener, 20, &c, NULL), -ETIMEDOUT);
-		assert_true(now_ms() - begin < 3 * TIMEOUT_MS);
+		assert_true(rig_now_ms() - begin < 3 * TIMEOUT_MS);
 	}
 	strangers_go(crowd);
 }
@@ -921,7 +572,7 @@ static void strangers_delay_nobody(void **state)
 /* More silent connections than places: the oldest ones give way, a good peer gets in. */
 static void crowd_of_silent_strangers(void **state)
 {
-	struct fix *f = *state;
+	struct rig *f = *state;
 	int fds[80];
 
 	for (unsigned i = 0; i < 80; i++) {
@@ -932,7 +583,7 @@ static void crowd_of_silent_strangers(void **state)
 		assert_int_equal(f->ops->accept(f->listener, 0, &c, NULL), -ETIMEDOUT);
 	}
 	assert_true(atomic_load(&f->strangers) >= 80 - 64);
-	do_connect(f);
+	rig_connect(f);
 	for (unsigned i = 0; i < 80; i++)
 		close(fds[i]);
 }
@@ -941,7 +592,7 @@ static void crowd_of_silent_strangers(void **state)
 static void data_channels_are_checked(void **state)
 {
 	static const uint8_t unknown[TRANSPORT_SESSION_ID_LEN] = "another";
-	struct fix *f = *state;
+	struct rig *f = *state;
 
 	assert_int_equal(strangers_attach(&f->uri, f->dst->session_id, 0, NR_CHANNELS), 3);
 	assert_int_equal(strangers_attach(&f->uri, f->dst->session_id, 2, 3), 4);
@@ -950,48 +601,48 @@ static void data_channels_are_checked(void **state)
 	write_all_lands(state);
 }
 
-#define T(name, setup)                             \
-	{                                          \
-#name, name, setup, teardown, NULL \
+#define T(name, setup)                                 \
+	{                                              \
+#name, name, setup, rig_teardown, NULL \
 	}
 
 static const struct CMUnitTest all_tests[] = {
-	T(control_both_ways, setup_connected),
-	T(control_oversized_refused, setup_connected),
-	T(control_timeout_then_message, setup_connected),
-	T(control_close_is_orderly, setup_connected),
-	T(control_abort_is_no_close, setup_connected),
-	T(write_all_lands, setup_open),
-	T(write_scattered_lands_exactly, setup_open),
-	T(two_channels_in_parallel, setup_open),
-	T(notify_after_write_sees_it, setup_open),
-	T(fence_waits_for_handling, setup_open),
-	T(write_out_of_range_touches_nothing, setup_open),
-	T(write_checks_own_memory, setup_open),
-	T(key_out_of_range_is_refused, setup_listening),
-	T(small_lock_budget_is_kept, setup_listening),
-	T(abort_wakes_every_blocked_call, setup_open),
-	T(abort_by_source_ends_serve, setup_open),
-	T(revoke_stops_placement, setup_open),
-	T(write_after_revoke_fails, setup_open),
-	T(accept_times_out, setup_listening),
-	T(accept_ends_on_stop, setup_listening),
-	T(listener_may_close_first, setup_connected),
-	T(open_channels_needs_the_peer, setup_connected),
-	T(connect_to_nobody, setup_listening),
-	T(listen_twice_is_refused, setup_listening),
-	T(write_scattered_lands_exactly, setup_zerocopy),
-	T(write_all_lands, setup_zerocopy),
-	T(strangers_delay_nobody, setup_listening),
-	T(crowd_of_silent_strangers, setup_listening),
-	T(data_channels_are_checked, setup_open),
-	T(zerocopy_is_reported, setup_zerocopy),
+	T(control_both_ways, rig_setup_connected),
+	T(control_oversized_refused, rig_setup_connected),
+	T(control_timeout_then_message, rig_setup_connected),
+	T(control_close_is_orderly, rig_setup_connected),
+	T(control_abort_is_no_close, rig_setup_connected),
+	T(write_all_lands, rig_setup_open),
+	T(write_scattered_lands_exactly, rig_setup_open),
+	T(two_channels_in_parallel, rig_setup_open),
+	T(notify_after_write_sees_it, rig_setup_open),
+	T(fence_waits_for_handling, rig_setup_open),
+	T(write_out_of_range_touches_nothing, rig_setup_open),
+	T(write_checks_own_memory, rig_setup_open),
+	T(key_out_of_range_is_refused, rig_setup_listening),
+	T(small_lock_budget_is_kept, rig_setup_listening),
+	T(abort_wakes_every_blocked_call, rig_setup_open),
+	T(abort_by_source_ends_serve, rig_setup_open),
+	T(revoke_stops_placement, rig_setup_open),
+	T(write_after_revoke_fails, rig_setup_open),
+	T(accept_times_out, rig_setup_listening),
+	T(accept_ends_on_stop, rig_setup_listening),
+	T(listener_may_close_first, rig_setup_connected),
+	T(open_channels_needs_the_peer, rig_setup_connected),
+	T(connect_to_nobody, rig_setup_listening),
+	T(listen_twice_is_refused, rig_setup_listening),
+	T(write_scattered_lands_exactly, rig_setup_zerocopy),
+	T(write_all_lands, rig_setup_zerocopy),
+	T(strangers_delay_nobody, rig_setup_listening),
+	T(crowd_of_silent_strangers, rig_setup_listening),
+	T(data_channels_are_checked, rig_setup_open),
+	T(zerocopy_is_reported, rig_setup_zerocopy),
 };
 
 #define NR_TESTS (sizeof(all_tests) / sizeof(all_tests[0]))
 
 /* rdma6 listens at $TERN_TEST_RDMA6 where a real device is: it does not serve [::1]. */
-static const struct backend backends[] = {
+static const struct rig_backend backends[] = {
 	{ .name = "loop", .uri = "unix:test" },
 	{ .name = "tcp", .uri = "tcp:127.0.0.1:0" },
 	{ .name = "tcp6", .uri = "tcp:[::1]:0" },
