@@ -17,6 +17,7 @@
 #include <unistd.h>
 #include "error.h"
 #include "strangers.h"
+#include "transport_push.h"
 #include "transport_rig.h"
 
 /* --- control queue --- */
@@ -291,7 +292,8 @@ static void small_lock_budget_is_kept(void **state)
 	struct rig *f = *state;
 	struct rig_server s;
 
-	rig_reconnect_with_budget(f, 4ull << 20);
+	f->env.lock_budget = 4ull << 20;
+	rig_reopen(f);
 	rig_serve(&s, f, 0);
 	for (uint64_t at = 0; at < BIG; at += 65536) {
 		struct transport_range r[2] = { { 0, at, 65536 }, { 1, at / 4 % SMALL, 4096 } };
@@ -671,12 +673,12 @@ static bool fits(CMUnitTestFunction test, const char *name)
 	/* With all pinned open_channels() finds it. */
 	if (test == key_out_of_range_is_refused || test == small_lock_budget_is_kept)
 		return rdma && strcmp(name, "rdma-all") != 0;
-	return true;
+	return push_test_fits(test, name);
 }
 
 int main(int argc, char **argv)
 {
-	struct CMUnitTest tests[NR_TESTS];
+	struct CMUnitTest tests[NR_TESTS + PUSH_TESTS];
 	const char *rdma = getenv("TERN_TEST_RDMA"); /* set where a verbs device is: the lab */
 	int failed = 0;
 
@@ -692,10 +694,13 @@ int main(int argc, char **argv)
 		if (argc < 2 && !strncmp(backends[b].name, "rdma", 4) &&
 		    (!rdma || strcmp(rdma, "1")))
 			continue;
-		for (unsigned i = 0; i < NR_TESTS; i++) {
-			if (!fits(all_tests[i].test_func, backends[b].name))
+		for (unsigned i = 0; i < NR_TESTS + PUSH_TESTS; i++) {
+			const struct CMUnitTest *t =
+				i < NR_TESTS ? &all_tests[i] : &push_tests[i - NR_TESTS];
+
+			if (!fits(t->test_func, backends[b].name))
 				continue;
-			tests[nr] = all_tests[i];
+			tests[nr] = *t;
 			tests[nr++].initial_state = (void *)&backends[b];
 		}
 		failed += _cmocka_run_group_tests(backends[b].name, tests, nr, NULL, NULL);

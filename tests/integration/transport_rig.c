@@ -201,11 +201,10 @@ void rig_forget_nets(struct rig *f)
 	f->faults = NULL;
 }
 
-void rig_reconnect_with_budget(struct rig *f, uint64_t bytes)
+void rig_reopen(struct rig *f)
 {
 	f->ops->listener_close(f->listener);
 	rig_forget_nets(f);
-	f->env.lock_budget = bytes;
 	rig_listen(f);
 	rig_connect(f);
 	rig_open(f);

@@ -76,8 +76,8 @@ void rig_forget_nets(struct rig *f); /* what rig_listen() made besides the liste
 void rig_acceptor_start(struct rig *f);
 void rig_acceptor_stop(struct rig *f);
 
-/* rig_reconnect_with_budget - as rig_setup_open(), in a test, with a lock budget of @bytes. */
-void rig_reconnect_with_budget(struct rig *f, uint64_t bytes);
+/* rig_reopen - from listening on all anew, up to open, with what was changed in f->env. */
+void rig_reopen(struct rig *f);
 
 /* serve() on a thread until it returns no message. */
 struct rig_server {
