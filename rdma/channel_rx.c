@@ -23,7 +23,20 @@ static int serve_check(struct verbs_channel *ch, struct tern_error *err)
 	return vconn_check(ch->conn, err);
 }
 
-/* Give slot @slot back to the ring, and credits to the peer if half a ring is owed. */
+/*
+ * Tell the peer what it may send again, if half a ring is owed.
+ *
+ * Without a free send slot later: serve() comes here again when one is free, because
+ * the completion of a send wakes the thread.
+ */
+static int return_credits(struct verbs_channel *ch, struct tern_error *err)
+{
+	if (ch->owe < ch->ring / 2 || !ch->nr_free)
+		return 0;
+	return vchan_frame(ch, DATA_CREDIT, NULL, 0, 0, err);
+}
+
+/* Give slot @slot back to the ring, and credits to the peer. */
 static int give_back(struct verbs_channel *ch, unsigned slot, struct tern_error *err)
 {
 	int rc = vchan_repost(ch, slot);
@@ -34,9 +47,7 @@ static int give_back(struct verbs_channel *ch, unsigned slot, struct tern_error 
 				    "failed: %s",
 				    ch->base.index, ch->conn->device, ch->qp_num, error_name(rc));
 	ch->owe++;
-	if (ch->owe < ch->ring / 2 || !ch->nr_free)
-		return 0;
-	return vchan_frame(ch, DATA_CREDIT, NULL, 0, 0, err);
+	return return_credits(ch, err);
 }
 
 /* Answer a fence; waits for a send slot. */
@@ -171,6 +182,9 @@ long vchan_serve(struct transport_channel *base, void *buf, size_t *contents,
 			return rc;
 		if (ch->ended)
 			return 0;
+		n = return_credits(ch, err);
+		if (n)
+			break;
 		if (ch->rx_nr) {
 			n = serve_frame(ch, buf, contents, err);
 			if (n != -EAGAIN)

@@ -110,6 +110,15 @@ void verbs_fake_hold(bool hold)
 	pthread_mutex_unlock(&fake.lock);
 }
 
+void verbs_fake_hold_answers(bool hold)
+{
+	pthread_mutex_lock(&fake.lock);
+	fake.hold_answers = hold;
+	if (!hold)
+		fake_release_held();
+	pthread_mutex_unlock(&fake.lock);
+}
+
 unsigned verbs_fake_held(void)
 {
 	unsigned n = 0;
@@ -176,7 +185,7 @@ void verbs_fake_reset(void)
 	memset(fake.wr, 0, sizeof(fake.wr));
 	fake.fired = 0;
 	fake.absent = false;
-	fake.hold = false;
+	fake.hold = fake.hold_answers = false;
 	fake_take_environment();
 	fake_release_held();
 	fake.device = (struct ibv_device_attr)USUAL_DEVICE;

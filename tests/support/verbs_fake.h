@@ -103,6 +103,8 @@ void verbs_fake_wc(enum verbs_fake_wr which, unsigned n, int status);
  * or all that wait are delivered, in order.  verbs_fake_held() is how many wait.
  */
 void verbs_fake_hold(bool hold);
+/* The same for what the accepting side sends only. */
+void verbs_fake_hold_answers(bool hold);
 unsigned verbs_fake_held(void);
 
 /* verbs_fake_qp_error - all data (or control) queue pairs go to the error state. */

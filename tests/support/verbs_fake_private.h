@@ -120,6 +120,7 @@ struct fake {
 	struct fake_fault call[FAKE_CALL_NR], answer[FAKE_ANSWER_NR], wr[FAKE_WR_NR];
 	unsigned fired;
 	bool absent, hold;
+	bool hold_answers; /* those of the accepting side */
 	bool legacy; /* no ibv_wr_* */
 	uint32_t max_inline;
 	struct ibv_device_attr device;

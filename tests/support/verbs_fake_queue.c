@@ -196,7 +196,9 @@ static void sent(struct fake_qp *qp, const struct ibv_send_wr *wr, enum ibv_wc_s
 	};
 	struct fake_held *h;
 
-	if (!fake.hold || !qp->id->data || wr->opcode == IBV_WR_BIND_MW) {
+	bool hold = fake.hold || (fake.hold_answers && qp->id->passive);
+
+	if (!hold || !qp->id->data || wr->opcode == IBV_WR_BIND_MW) {
 		deliver(qp->base.send_cq, &wc);
 		return;
 	}

@@ -8,6 +8,7 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -300,6 +301,50 @@ static void late_completions(void **state)
 	assert_memory_equal(p->dmem[0], p->smem[0], MIB);
 }
 
+struct notifier {
+	struct verbs_pair *p;
+	pthread_t thread;
+	atomic_uint sent;
+	int rc;
+};
+
+#define NOTIFIES 600u
+
+static void *notifier_run(void *opaque)
+{
+	struct notifier *n = opaque;
+
+	for (unsigned i = 0; i < NOTIFIES && !n->rc; i++) {
+		n->rc = n->p->t->notify(n->p->sc[0], "x", 1, &n->p->err);
+		atomic_fetch_add(&n->sent, 1);
+	}
+	if (!n->rc)
+		n->rc = n->p->t->fence(n->p->sc[0], &n->p->err);
+	return NULL;
+}
+
+/*
+ * The destination owes credits and has no send slot for them, because completions are
+ * late: they go when it has one.
+ */
+static void credits_wait_for_a_slot(void **state)
+{
+	struct verbs_pair *p = open_pair(*state);
+	struct notifier n = { .p = p };
+
+	verbs_fake_hold_answers(true);
+	assert_int_equal(pthread_create(&n.thread, NULL, notifier_run, &n), 0);
+	/* All slots hold half a ring of credits, and what those allow was sent. */
+	while (verbs_fake_held() < CHAN_SLOTS ||
+	       atomic_load(&n.sent) < CHAN_RING + CHAN_SLOTS * CHAN_RING / 2)
+		sched_yield();
+	assert_int_equal(verbs_fake_held(), CHAN_SLOTS);
+	verbs_fake_hold_answers(false);
+	pthread_join(n.thread, NULL);
+	if (n.rc)
+		fail_msg("%s", p->err.message);
+}
+
 /* --- queues that break --- */
 
 static void channel_queue_in_error(void **state)
@@ -486,6 +531,7 @@ int main(int argc, char **argv)
 		T(keys_unheard),
 		T(control_completion_lost),
 		T(late_completions),
+		T(credits_wait_for_a_slot),
 		T(channel_queue_in_error),
 		T(control_queue_in_error),
 		T(polling_a_channel_fails),
