@@ -80,10 +80,15 @@ static const struct sock_extended_err *find_report(struct msghdr *msg)
 	return NULL;
 }
 
-/* zerocopy_drain - take in all reports that are there; never waits.  0 or -errno. */
+/*
+ * zerocopy_drain - take in all reports that are there; never waits.  0 or -errno.
+ *
+ * Does not look if none is due: a UNIX socket does not know MSG_ERRQUEUE, and would
+ * give what comes next in the stream instead, or its end, again and again.
+ */
 int zerocopy_drain(struct tcp_channel *ch)
 {
-	for (;;) {
+	while (ch->zc.pending) {
 		_Alignas(struct cmsghdr) char control[128];
 		struct msghdr msg = { .msg_control = control, .msg_controllen = sizeof(control) };
 		const struct sock_extended_err *ee;
@@ -98,4 +103,5 @@ int zerocopy_drain(struct tcp_channel *ch)
 			zerocopy_done(ch, ee->ee_info, ee->ee_data,
 				      ee->ee_code & SO_EE_CODE_ZEROCOPY_COPIED);
 	}
+	return 0;
 }
