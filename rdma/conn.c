@@ -279,6 +279,11 @@ int vconn_open_channels(struct transport_conn *conn, unsigned nr,
 	return c->source && c->env.pin_all ? keys_pin_all(c, err) : 0;
 }
 
+void vconn_retire(struct transport_conn *conn, uint32_t region, uint64_t offset, uint64_t len)
+{
+	grants_retire(to_conn(conn), region, offset, len);
+}
+
 void vconn_revoke(struct transport_conn *conn)
 {
 	struct verbs_conn *c = to_conn(conn);

@@ -103,8 +103,8 @@ static int check(const struct verbs_conn *c, const struct key_wanted *w, struct 
 }
 
 /* Leave @grant to its registrar.  keys.lock is held.  0 or -errno with *err. */
-static int queue_job(struct verbs_conn *c, struct grant *g, bool release, uint32_t channel,
-		     struct tern_error *err)
+static int queue_job(struct verbs_conn *c, struct grant *g, enum grant_work work,
+		     uint32_t channel, struct tern_error *err)
 {
 	struct registrar *r = c->keys.of_region[g->region];
 	struct grant_job *job = calloc(1, sizeof(*job));
@@ -113,13 +113,13 @@ static int queue_job(struct verbs_conn *c, struct grant *g, bool release, uint32
 		return error_session(err, -ENOMEM, "No memory for a request of keys from %s",
 				     c->peer);
 	job->grant = g;
-	job->release = release;
+	job->work = work;
 	job->channel = channel;
 	job->seq = c->keys.next_seq++;
 	job->frame = c->keys.next_frame;
 	*r->jobs_tail = job;
 	r->jobs_tail = &job->next;
-	c->keys.nr_jobs++;
+	c->keys.nr_jobs += work != GRANT_RETIRE; /* those are ours, not the peer's */
 	pthread_cond_signal(&r->work);
 	return 0;
 }
@@ -156,7 +156,7 @@ static int take_wanted(struct verbs_conn *c, const struct key_wanted *w, struct 
 	g->unanswered++;
 	if (w->channel != KEYS_ANY_CHANNEL)
 		g->channels |= 1ull << w->channel;
-	return queue_job(c, g, false, w->channel, err);
+	return queue_job(c, g, GRANT_WANTED, w->channel, err);
 }
 
 /* One released number.  0 or -errno with *err.  keys.lock is held. */
@@ -171,7 +171,7 @@ static int take_release(struct verbs_conn *c, uint32_t id, struct tern_error *er
 				     "The peer %s released the key with number %u, which it does "
 				     "not have",
 				     c->peer, id);
-	rc = queue_job(c, g, true, 0, err);
+	rc = queue_job(c, g, GRANT_RELEASE, 0, err);
 	if (rc)
 		return rc;
 	k->granted[id] = NULL;
@@ -270,8 +270,9 @@ static bool earlier_release(const struct keys *k, uint64_t seq, uint64_t *wanted
 		const struct grant_job *job = k->registrars[i].jobs;
 
 		for (; job && job->seq < seq; job = job->next) {
-			any |= job->release;
-			if (wanted && !job->release && job->grant && !job->grant->counted)
+			any |= job->work != GRANT_WANTED;
+			if (wanted && job->work == GRANT_WANTED && job->grant &&
+			    !job->grant->counted)
 				*wanted += job->grant->len;
 		}
 	}
@@ -444,12 +445,51 @@ static void serve_wanted(struct registrar *r, struct grant_job *job, struct answ
 static void serve_release(struct registrar *r, const struct grant_job *job)
 {
 	struct keys *k = &r->conn->keys;
-	uint64_t len = job->grant->len;
+	uint64_t len = job->grant->counted ? job->grant->len : 0;
 
 	pthread_mutex_unlock(&k->lock);
 	grant_free(job->grant);
 	pthread_mutex_lock(&k->lock);
 	k->here -= len;
+}
+
+/*
+ * Deregister what nobody writes to any more.  The source may ask for it again all the
+ * same: then it is registered anew.  keys.lock is held, and dropped meanwhile.
+ */
+static void serve_retire(struct registrar *r, const struct grant_job *job)
+{
+	struct keys *k = &r->conn->keys;
+	struct grant *g = job->grant;
+
+	if (g->unanswered || !g->mr) {
+		g->retired = false;
+		return;
+	}
+	pthread_mutex_unlock(&k->lock);
+	windows_close(g);
+	ibv_dereg_mr(g->mr);
+	pthread_mutex_lock(&k->lock);
+	g->mr = NULL;
+	g->counted = false;
+	g->retired = false;
+	k->here -= g->len;
+}
+
+void grants_retire(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len)
+{
+	struct keys *k = &c->keys;
+
+	pthread_mutex_lock(&k->lock);
+	for (uint32_t i = 0; i < k->nr_granted && k->nr_registrars; i++) {
+		struct grant *g = k->granted[i];
+
+		if (!g || g->region != region || g->offset < offset ||
+		    g->offset + g->len > offset + len || g->retired || g->unanswered || !g->mr)
+			continue;
+		g->retired = !queue_job(c, g, GRANT_RETIRE, 0, NULL);
+	}
+	pthread_mutex_unlock(&k->lock);
 }
 
 /* Handle @r's first job, and take it off the queue.  keys.lock is held. */
@@ -459,18 +499,20 @@ static void serve(struct registrar *r, struct answers *a)
 	struct grant_job *job = r->jobs;
 	bool send;
 
-	if (job->release)
+	if (job->work == GRANT_RELEASE)
 		serve_release(r, job);
+	else if (job->work == GRANT_RETIRE)
+		serve_retire(r, job);
 	else
 		serve_wanted(r, job, a);
 	r->jobs = job->next;
 	if (!r->jobs)
 		r->jobs_tail = &r->jobs;
-	k->nr_jobs--;
-	if (job->release) /* others may wait for it */
+	k->nr_jobs -= job->work != GRANT_RETIRE;
+	if (job->work != GRANT_WANTED) /* others may wait for it */
 		for (unsigned i = 0; i < k->nr_registrars; i++)
 			pthread_cond_signal(&k->registrars[i].work);
-	send = !r->jobs || r->jobs->release || r->jobs->frame != job->frame || a->nr == KEYS_BATCH;
+	send = !r->jobs || r->jobs->work != GRANT_WANTED || r->jobs->frame != job->frame || a->nr == KEYS_BATCH;
 	free(job);
 	if (!send || !a->nr)
 		return;
@@ -528,6 +570,6 @@ void grants_fini(struct verbs_conn *c)
 	}
 	for (unsigned i = 0; i < k->nr_registrars; i++)
 		for (struct grant_job *job = k->registrars[i].jobs; job; job = job->next)
-			if (job->release)
+			if (job->work == GRANT_RELEASE)
 				grant_free(job->grant);
 }

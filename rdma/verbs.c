@@ -28,6 +28,7 @@ const struct transport rdma_transport = {
 	.push = vchan_push,
 	.fence = vchan_fence,
 	.serve = vchan_serve,
+	.retire = vconn_retire,
 	.revoke = vconn_revoke,
 	.abort = vconn_abort,
 	.close = vconn_close,

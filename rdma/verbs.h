@@ -53,7 +53,7 @@
 #define CHAN_SPIN 64u /* empty polls before sleeping */
 #define CHAN_IDLE_SLICES 3u /* no progress for so many peer_timeout_ms: lost */
 
-#define PIECE_BYTES (2ull << 20) /* grid that registrations do not cross */
+#define PIECE_BYTES TRANSPORT_RETIRE_BYTES /* grid that registrations do not cross */
 #define KEYS_EXTENTS_MAX (1u << 20) /* numbers of registered extents */
 #define KEYS_MR_SPARE 256u /* registrations of a device that are left to others */
 #define EXTENT_NO_ID UINT32_MAX
@@ -116,6 +116,7 @@ struct grant {
 	unsigned nr_given; /* keys that were answered with success */
 	uint64_t channels; /* bit i: channel i asked, and was not refused */
 	bool counted; /* in keys.here */
+	bool retired; /* the peer's access has ended, or is about to */
 };
 
 /* One channel's access to a grant; see windows.c. */
@@ -134,11 +135,17 @@ struct answers {
 	unsigned nr;
 };
 
+enum grant_work {
+	GRANT_WANTED, /* register, and answer */
+	GRANT_RELEASE, /* deregister, and forget */
+	GRANT_RETIRE, /* deregister; the number stays in use until the source releases it */
+};
+
 /* Work for the destination's registrar. */
 struct grant_job {
 	struct grant_job *next;
 	struct grant *grant;
-	bool release;
+	enum grant_work work;
 	uint32_t channel; /* that asks */
 	uint64_t seq; /* order of arrival on the control queue */
 	uint64_t frame; /* jobs of one frame are answered by one */
@@ -528,6 +535,7 @@ int vconn_expose(struct transport_conn *conn, const struct transport_memory *mem
 		 struct tern_error *err);
 int vconn_open_channels(struct transport_conn *conn, unsigned nr,
 			struct transport_channel **channels, struct tern_error *err);
+void vconn_retire(struct transport_conn *conn, uint32_t region, uint64_t offset, uint64_t len);
 void vconn_revoke(struct transport_conn *conn);
 void vconn_abort(struct transport_conn *conn);
 void vconn_close(struct transport_conn *conn);
@@ -683,6 +691,8 @@ void *grants_main(void *registrar);
 void grants_answer(struct verbs_conn *c, struct grant *g, uint32_t channel, int status,
 		   uint32_t rkey, struct answers *a);
 void grants_send(struct verbs_conn *c, struct answers *a);
+/* grants_retire - nothing more is going to be written there; see struct transport. */
+void grants_retire(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len);
 void grants_close_windows(struct verbs_conn *c);
 void grants_fini(struct verbs_conn *c);
 

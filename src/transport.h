@@ -68,6 +68,7 @@ struct transport_channel;
 #define TRANSPORT_SERVE_MAX (TRANSPORT_PUSH_MSG_MAX + TRANSPORT_PUSH_MAX) /* of serve() */
 #define TRANSPORT_SESSION_ID_LEN 16u
 #define TRANSPORT_CHANNELS_MAX 64u
+#define TRANSPORT_RETIRE_BYTES (2ull << 20) /* unit of retire() */
 #define TRANSPORT_WRITE_RANGES_MAX 64u /* ranges in one write() */
 
 _Static_assert(TRANSPORT_NOTIFY_MAX <= TRANSPORT_SERVE_MAX, "a notify fits serve()'s buffer");
@@ -286,6 +287,14 @@ struct transport {
 	 */
 	long (*serve)(struct transport_channel *ch, void *buf, size_t *contents,
 		      struct tern_error *err);
+
+	/*
+	 * Destination; may be NULL.  The peer has no business any more in [@offset,
+	 * @offset + @len) of @region, of which TRANSPORT_RETIRE_BYTES or more are given at
+	 * a time, aligned to that, or a region's end: take its access from it.  Returns at
+	 * once; it is done soon, as far as the device can.  Any thread.
+	 */
+	void (*retire)(struct transport_conn *conn, uint32_t region, uint64_t offset, uint64_t len);
 
 	/*
 	 * Destination, any one thread: when it returns, the peer can no longer

@@ -55,6 +55,8 @@ struct fault_net *fault_net_new(const struct transport *inner)
 		return NULL;
 	net->ops = fault_transport_ops;
 	net->ops.name = inner->name;
+	if (!inner->retire)
+		net->ops.retire = NULL;
 	if (!inner->prepare)
 		net->ops.prepare = NULL;
 	if (!inner->conn_stats)

@@ -565,6 +565,14 @@ static long fault_serve(struct transport_channel *base, void *buf, size_t *conte
 			   ch->conn->net->inner->serve(ch->inner, buf, contents, err), err);
 }
 
+static void fault_retire(struct transport_conn *conn, uint32_t region, uint64_t offset,
+			 uint64_t len)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+
+	c->net->inner->retire(c->inner, region, offset, len);
+}
+
 static void fault_revoke(struct transport_conn *conn)
 {
 	struct fault_conn *c = to_fault_conn(conn);
@@ -619,6 +627,7 @@ const struct transport fault_transport_ops = {
 	.push = fault_push,
 	.fence = fault_fence,
 	.serve = fault_serve,
+	.retire = fault_retire,
 	.revoke = fault_revoke,
 	.abort = fault_abort,
 	.close = fault_close,
