@@ -18,7 +18,7 @@
  * The guest runs here only after GO (invariant 1): resume() has one caller below.
  */
 #define _GNU_SOURCE
-#include "session.h"
+#include "destination.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -27,29 +27,12 @@
 
 #include "bitmap.h"
 #include "error.h"
+#include "placement.h"
 #include "populated.h"
 #include "receiver.h"
-#include "vmstate.h"
 
-#define CANDIDATES_MAX 4u
 #define DESTINATION_PATIENCE 6 /* peer timeouts to wait for GO or BYE from a live peer */
 #define CLEAR_PAGES 16384u     /* pages looked at in one go by clear_region() */
-
-struct destination {
-	struct tern_session *s;
-	pthread_t acceptor;
-
-	/* Under mon.lock. */
-	struct transport_conn *candidates[CANDIDATES_MAX];
-	unsigned nr_candidates;
-	bool admitted; /* a peer's handshake succeeded: no more candidates */
-
-	/* Session thread. */
-	uint32_t round;
-	bool final_round;
-	struct tern_state_writer state; /* what arrived of the device state */
-	bool state_complete;
-};
 
 /* ------------------------------------------------------------------- listen */
 
@@ -190,27 +173,32 @@ static void *acceptor_main(void *arg)
 	}
 }
 
-/* Wait for a candidate and make it the session's connection. */
-static int next_candidate(struct destination *d, struct tern_error *err)
+int destination_next_candidate(struct destination *d, struct tern_error *err)
 {
 	struct tern_session *s = d->s;
 	int r = 0;
 
 	monitor_lock(&s->mon);
-	while (!d->nr_candidates && !(r = session_check(s, err)))
-		session_wait_until(s, NEVER_NS);
+	while (!d->nr_candidates && !r) {
+		if (!s->point_of_no_return)
+			r = session_check(s, err);
+		else if (s->abandoned)
+			r = error_session(err, -ECANCELED, "postcopy was given up");
+		if (!r)
+			session_wait_until(s, NEVER_NS);
+	}
 	if (!r) {
 		s->conn = d->candidates[0];
 		memmove(&d->candidates[0], &d->candidates[1],
 			--d->nr_candidates * sizeof(d->candidates[0]));
-		s->times.begin = now_ns();
+		if (!s->point_of_no_return)
+			s->times.begin = now_ns();
 	}
 	monitor_unlock(&s->mon);
 	return r;
 }
 
-/* A candidate's handshake failed: tell it, report it, forget it. */
-static void dismiss(struct destination *d, const struct tern_error *why)
+void destination_dismiss(struct destination *d, const struct tern_error *why)
 {
 	struct tern_session *s = d->s;
 
@@ -220,11 +208,12 @@ static void dismiss(struct destination *d, const struct tern_error *why)
 	}
 	session_close_link(s);
 	memset(&s->link, 0, sizeof(s->link));
+	if (!s->point_of_no_return)
+		postcopy_fini(s);
 	session_stranger(s, why);
 }
 
-/* Why a handshake failed: a dead link knows better than whom its death interrupted. */
-static void find_reason(struct tern_session *s, int code, struct tern_error *why)
+void destination_find_reason(struct tern_session *s, int code, struct tern_error *why)
 {
 	monitor_lock(&s->mon);
 	if (s->link.dead && (!why->code || why->code == -ECANCELED))
@@ -241,7 +230,7 @@ static int admit(struct destination *d, struct tern_error *err)
 
 	for (;;) {
 		struct tern_error why;
-		int r = next_candidate(d, err);
+		int r = destination_next_candidate(d, err);
 
 		if (r)
 			return r;
@@ -257,15 +246,14 @@ static int admit(struct destination *d, struct tern_error *err)
 			monitor_unlock(&s->mon);
 			return 0;
 		}
-		find_reason(s, r, &why);
+		destination_find_reason(s, r, &why);
 		if (check_cancel(s, err))
 			return s->error.code;
-		dismiss(d, &why);
+		destination_dismiss(d, &why);
 	}
 }
 
-/* Candidates that were waiting when another was admitted, or at the end. */
-static void refuse_waiting(struct destination *d)
+void destination_refuse_waiting(struct destination *d)
 {
 	for (;;) {
 		struct transport_conn *conn = NULL;
@@ -289,6 +277,9 @@ static int take_round(struct destination *d, const struct wire_round *m, struct 
 	if (d->final_round)
 		return error_session(err, -EPROTO,
 				     "message ROUND from the peer after the final round");
+	if (m->final && d->s->postcopy)
+		return error_session(err, -EPROTO,
+				     "message ROUND from the peer is final, POSTCOPY was agreed on");
 	if (m->round != d->round + 1)
 		return error_session(err, -EPROTO,
 				     "message ROUND from the peer has round = %u, due is %u",
@@ -374,6 +365,12 @@ static int receive_all(struct destination *d, struct tern_error *err)
 		case WIRE_STATE_END:
 			r = take_state_end(d, &msg.state_end, err);
 			break;
+		case WIRE_MISSING:
+			r = postcopy_take_missing(d, &msg.missing, err);
+			break;
+		case WIRE_POSTCOPY:
+			r = postcopy_arm(d, &msg.postcopy, err);
+			break;
 		default:
 			r = error_session(err, -EPROTO,
 					  "message %s from the peer came where ROUND, STATE or "
@@ -455,8 +452,20 @@ static int accept_go(struct tern_session *s, struct tern_error *err)
 	return r;
 }
 
-/* End the channel threads, whose channels were revoked or aborted, and keep their figures. */
-static void stop_receivers(struct tern_session *s)
+int destination_start_receivers(struct tern_session *s, struct tern_error *err)
+{
+	struct receiver *receiver = NULL;
+	int r = receiver_start(s, &receiver, err);
+
+	if (r)
+		return r;
+	monitor_lock(&s->mon);
+	s->receiver = receiver;
+	monitor_unlock(&s->mon);
+	return 0;
+}
+
+void destination_stop_receivers(struct tern_session *s)
 {
 	struct receiver *r = s->receiver; /* only this thread changes it */
 
@@ -466,6 +475,7 @@ static void stop_receivers(struct tern_session *s)
 		receiver_channel_stats(r, i, &s->final_channels[i]);
 	s->receiver = NULL;
 	s->stats.engine_bytes = sizeof(*s) + region_overhead_bytes(&s->regions) +
+				(s->placement ? placement_overhead_bytes(s->placement) : 0) +
 				LINK_QUEUE * sizeof(struct wire_msg) +
 				s->nr_rounds * sizeof(struct tern_round_stats);
 	monitor_unlock(&s->mon);
@@ -477,8 +487,10 @@ static int run_guest(struct tern_session *s, struct tern_error *err)
 {
 	uint64_t begin = now_ns();
 
-	s->conn->ops->revoke(s->conn);
-	stop_receivers(s); /* one may still be clearing pages for a ZERO */
+	if (!s->postcopy) {
+		s->conn->ops->revoke(s->conn);
+		destination_stop_receivers(s); /* one may still be clearing pages for a ZERO */
+	}
 	int r = s->vm.resume ? s->vm.resume(s->vm_opaque) : 0;
 
 	if (r < 0)
@@ -542,6 +554,8 @@ static void finish(struct tern_session *s)
 
 	error_clear(&err);
 	session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
+	if (s->postcopy)
+		return; /* BYE was seen, or does not matter */
 	if (session_expect(s, WIRE_BYE, &msg, patience(s), &err)) {
 		struct tern_error warning;
 
@@ -560,11 +574,13 @@ static void tear_down(struct destination *d)
 
 	if (s->conn)
 		s->conn->ops->abort(s->conn);
-	stop_receivers(s);
+	postcopy_stop_asking(s); /* a fault may be looked at when its page is here */
+	destination_stop_receivers(s);
 	session_close_link(s);
+	postcopy_fini(s);
 	s->listener->ops->listener_stop(s->listener);
 	pthread_join(d->acceptor, NULL);
-	refuse_waiting(d);
+	destination_refuse_waiting(d);
 	monitor_lock(&s->mon);
 	struct transport_listener *l = s->listener;
 
@@ -582,21 +598,16 @@ static void tear_down(struct destination *d)
 static int migrate_in(struct destination *d, struct tern_error *err)
 {
 	struct tern_session *s = d->s;
-	struct receiver *receiver = NULL;
 	int r = admit(d, err);
 
 	if (r)
 		return r;
-	refuse_waiting(d);
+	destination_refuse_waiting(d);
 	session_home(s); /* the device may have changed where that is */
 	session_set_state(s, TERN_STATE_ACTIVE);
-	r = receiver_start(s, &receiver, err);
-	if (r)
-		return r;
-	monitor_lock(&s->mon);
-	s->receiver = receiver;
-	monitor_unlock(&s->mon);
-	r = receive_all(d, err);
+	r = destination_start_receivers(s, err);
+	if (!r)
+		r = receive_all(d, err);
 	if (!r)
 		r = load_state(d, err);
 	if (!r)
@@ -625,8 +636,12 @@ void destination_run(struct tern_session *s)
 		return;
 	}
 	r = migrate_in(&d, &err);
+	if (!r && s->postcopy)
+		r = postcopy_serve(&d, &err);
 	if (!r)
 		finish(s);
+	else if (s->postcopy && s->state == TERN_STATE_POSTCOPY_PAUSED)
+		session_end(s, TERN_STATE_FAILED, TERN_OUTCOME_DESTINATION);
 	else
 		give_up(&d, &err);
 	tear_down(&d);

@@ -25,6 +25,7 @@
 
 #include "error.h"
 #include "params.h"
+#include "placement.h"
 
 static uint64_t handshake_deadline(const struct tern_session *s)
 {
@@ -42,12 +43,23 @@ static unsigned default_channels(const struct tern_session *s)
 	return nodes > cpus ? nodes : cpus; /* no node's memory is sent from another */
 }
 
+/* Source: does the migration end in postcopy? */
+static bool wants_postcopy(const struct tern_session *s)
+{
+	return session_param(s, TERN_PARAM_MODE) != TERN_MODE_PRECOPY;
+}
+
 /* How many channels the source asks for. */
 static unsigned wanted_channels(const struct tern_session *s)
 {
 	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
 
-	return channels ? (unsigned)channels : default_channels(s);
+	unsigned n = channels ? (unsigned)channels : default_channels(s);
+
+	/* In postcopy there is one more, for what the guest waits for. */
+	if (wants_postcopy(s) && n == TRANSPORT_CHANNELS_MAX)
+		n--;
+	return n;
 }
 
 /* Chunk size and peer timeout come from the peer: they must be possible values. */
@@ -77,7 +89,8 @@ static int send_hello(struct tern_session *s, struct tern_error *err)
 			.version_min = WIRE_VERSION_MIN,
 			.version_max = WIRE_VERSION_MAX,
 			.channels = wanted_channels(s),
-			.features = WIRE_FEATURES_KNOWN,
+			.features = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0,
+			.features_required = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0,
 			.page_size = TERN_PAGE_SIZE,
 			.nr_regions = s->regions.nr,
 			.ram_bytes = region_bytes(&s->regions),
@@ -103,11 +116,13 @@ static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *a
 				     "the destination chose protocol version %u, this source "
 				     "speaks %u to %u",
 				     ack->version, WIRE_VERSION_MIN, WIRE_VERSION_MAX);
-	if (ack->features & ~WIRE_FEATURES_KNOWN)
+	uint64_t offered = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0;
+
+	if (ack->features != offered)
 		return error_session(err, -EPROTO,
 				     "the destination chose features 0x%" PRIx64
-				     ", this source offered 0x%llx",
-				     ack->features, WIRE_FEATURES_KNOWN);
+				     ", this source offered 0x%" PRIx64 " and needs them",
+				     ack->features, offered);
 	if (ack->channels > asked)
 		return error_session(err, -EPROTO,
 				     "the destination chose %u channels, this source asked for %u",
@@ -130,7 +145,8 @@ static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *a
 	atomic_store(&s->params[TERN_PARAM_CHUNK_BYTES], ack->chunk_bytes);
 	link_set_timeout(&s->link, ack->peer_timeout_ms);
 	monitor_lock(&s->mon);
-	s->nr_channels = ack->channels;
+	s->postcopy = ack->features & WIRE_FEATURE_POSTCOPY;
+	s->nr_channels = ack->channels + (s->postcopy ? 1 : 0);
 	monitor_unlock(&s->mon);
 	return 0;
 }
@@ -170,6 +186,15 @@ static int send_regions(struct tern_session *s, struct tern_error *err)
 static int take_regions_ack(struct tern_session *s, const struct wire_regions_ack *ack,
 			    struct tern_error *err)
 {
+	unsigned due = s->postcopy ? (s->regions.nr + 7) / 8 : 0;
+
+	if (ack->by_contents_len != due)
+		return error_session(err, -EPROTO,
+				     "message REGIONS_ACK from the peer has %u bytes of by_contents, "
+				     "due are %u",
+				     ack->by_contents_len, due);
+	memcpy(s->by_contents, ack->by_contents, due);
+	s->by_contents_len = due;
 	if (ack->nr_regions == s->regions.nr && ack->ram_bytes == region_bytes(&s->regions))
 		return 0;
 	return error_session(err, -EPROTO,
@@ -200,12 +225,13 @@ static int connect_control(struct tern_session *s, struct tern_error *err)
 	if (getrandom(id, sizeof(id), 0) != (ssize_t)sizeof(id))
 		return error_session(err, -EIO, "cannot draw a session id: %s", error_name(errno));
 	session_env(s, &env);
-	env.channels = wanted_channels(s);
+	env.channels = wanted_channels(s) + (wants_postcopy(s) ? 1 : 0);
 	int r = s->transport->connect(s->transport, &env, &s->uri, id, s->cancel_fd, &conn, err);
 
 	if (r)
 		return r;
 	memcpy(conn->session_id, id, sizeof(id));
+	memcpy(s->session_id, id, sizeof(id));
 	monitor_lock(&s->mon);
 	s->conn = conn;
 	s->times.connected = now_ns();
@@ -305,13 +331,17 @@ static int answer_hello(struct tern_session *s, const struct wire_hello *h, stru
 {
 	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
 	uint64_t timeout = session_param(s, TERN_PARAM_PEER_TIMEOUT_MS);
+	bool postcopy = h->features & WIRE_FEATURE_POSTCOPY;
+	uint64_t most = channels ? channels : TRANSPORT_CHANNELS_MAX;
+
+	if (postcopy && most == TRANSPORT_CHANNELS_MAX)
+		most--;
 	struct wire_msg msg = {
 		.type = WIRE_HELLO_ACK,
 		.hello_ack = {
 			.version = WIRE_VERSION_MAX < h->version_max ? WIRE_VERSION_MAX :
 								       h->version_max,
-			.channels = (uint32_t)min_u64(h->channels,
-						      channels ? channels : TRANSPORT_CHANNELS_MAX),
+			.channels = (uint32_t)min_u64(h->channels, most),
 			.features = h->features & WIRE_FEATURES_KNOWN,
 			.chunk_bytes = min_u64(h->chunk_bytes,
 					       session_param(s, TERN_PARAM_CHUNK_BYTES)),
@@ -320,7 +350,8 @@ static int answer_hello(struct tern_session *s, const struct wire_hello *h, stru
 	};
 
 	monitor_lock(&s->mon);
-	s->nr_channels = msg.hello_ack.channels;
+	s->postcopy = postcopy;
+	s->nr_channels = msg.hello_ack.channels + (postcopy ? 1 : 0);
 	monitor_unlock(&s->mon);
 	link_set_timeout(&s->link, msg.hello_ack.peer_timeout_ms);
 	return link_send(&s->link, &msg, err);
@@ -385,7 +416,35 @@ static int receive_regions(struct tern_session *s, struct tern_error *err)
 		.type = WIRE_REGIONS_ACK,
 		.regions_ack = { .nr_regions = done, .ram_bytes = region_bytes(&s->regions) },
 	};
+	if (s->placement)
+		msg.regions_ack.by_contents_len = (uint16_t)((done + 7) / 8);
+	for (unsigned i = 0; s->placement && i < done; i++)
+		if (s->placement->v[i].kind == PLACEMENT_COPY)
+			msg.regions_ack.by_contents[i / 8] |= (uint8_t)(1u << i % 8);
 	return link_send(&s->link, &msg, err);
+}
+
+/* Postcopy is asked for: can pages be placed while the guest runs?  0 or -errno with *err. */
+static int make_placement(struct tern_session *s, struct tern_error *err)
+{
+	struct placement *p;
+	struct tern_error warning;
+	int r = placement_new(&s->regions, &p, err);
+
+	if (r)
+		return r;
+	monitor_lock(&s->mon);
+	s->placement = p;
+	monitor_unlock(&s->mon);
+	if (p->uffd.how != UFFD_USER_ONLY)
+		return 0;
+	error_clear(&warning);
+	error_session(&warning, -EPERM,
+		      "userfaultfd serves faults in user mode only here: a guest under KVM, or a "
+		      "system call on guest memory, fails at a missing page; run as root, or set "
+		      "the sysctl vm.unprivileged_userfaultfd to 1");
+	session_event(s, TERN_EVENT_WARNING, &warning);
+	return 0;
 }
 
 int handshake_destination(struct tern_session *s, struct tern_error *err)
@@ -395,6 +454,10 @@ int handshake_destination(struct tern_session *s, struct tern_error *err)
 
 	if (!r)
 		r = check_hello(s, &msg.hello, err);
+	if (!r && (msg.hello.features & WIRE_FEATURE_POSTCOPY))
+		r = make_placement(s, err);
+	if (!r)
+		memcpy(s->session_id, msg.hello.session_id, sizeof(s->session_id));
 	if (!r)
 		r = answer_hello(s, &msg.hello, err);
 	if (!r)

@@ -89,6 +89,30 @@ static void enqueue(struct link *l, const struct wire_msg *msg)
 	monitor_unlock(l->mon);
 }
 
+/* The destination's guest waits for pages: no detour over the session's thread. */
+static int handle_wanted(struct link *l, const struct wire_wanted *w, struct tern_error *err)
+{
+	int (*fn)(void *opaque, const struct wire_wanted *w, struct tern_error *err);
+
+	monitor_lock(l->mon);
+	while (l->wanted_soon && !l->stop) {
+		monitor_wait(l->mon, NEVER_NS);
+		l->last_rx_ns = now_ns(); /* that time was not the peer's silence */
+	}
+	fn = l->wanted;
+	void *opaque = l->wanted_opaque;
+	bool stop = l->stop;
+
+	monitor_unlock(l->mon);
+	if (!fn && stop)
+		return error_session(err, -ECANCELED, "the connection was aborted");
+	if (!fn)
+		return error_session(err, -EPROTO,
+				     "message PAGES_WANTED from the peer, whose guest was not told "
+				     "of missing pages");
+	return fn(opaque, w, err);
+}
+
 /* Check one received message and act on it.  0 or -errno with *err. */
 static int link_handle(struct link *l, const uint8_t *buf, size_t len, struct wire_msg *msg,
 		       struct tern_error *err)
@@ -117,6 +141,8 @@ static int link_handle(struct link *l, const uint8_t *buf, size_t len, struct wi
 	case WIRE_CANCEL:
 		handle_cancel(l);
 		break;
+	case WIRE_PAGES_WANTED:
+		return handle_wanted(l, &msg->wanted, err);
 	default:
 		enqueue(l, msg);
 		break;
@@ -244,6 +270,25 @@ void link_stop(struct link *l)
 	free(l->queue);
 	l->queue = NULL;
 	l->running = false;
+}
+
+void link_set_wanted(struct link *l,
+		     int (*fn)(void *opaque, const struct wire_wanted *w, struct tern_error *err),
+		     void *opaque)
+{
+	monitor_lock(l->mon);
+	l->wanted = fn;
+	l->wanted_opaque = opaque;
+	l->wanted_soon = false;
+	monitor_broadcast(l->mon);
+	monitor_unlock(l->mon);
+}
+
+void link_hold_wanted(struct link *l)
+{
+	monitor_lock(l->mon);
+	l->wanted_soon = true;
+	monitor_unlock(l->mon);
 }
 
 void link_set_timeout(struct link *l, unsigned peer_timeout_ms)

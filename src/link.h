@@ -9,7 +9,7 @@
  * numbers and who may send what, answers nothing but keeps the link alive: when
  * this side has sent nothing for a third of the peer timeout it sends PING, and
  * when the peer has been silent for the whole of it the link is dead.  PING and
- * ERROR are handled here, the rest waits in a short queue for the session's
+ * ERROR are handled here, PAGES_WANTED by the session's function, the rest waits in a short queue for the session's
  * thread.  While that queue is full nothing is received and silence is not
  * counted.
  *
@@ -50,6 +50,10 @@ struct link {
 	unsigned peer_timeout_ms;
 	struct wire_msg *queue; /* LINK_QUEUE messages */
 	unsigned head, count;
+	/* PAGES_WANTED goes here, on the link's thread; NULL: nobody expects it. */
+	int (*wanted)(void *opaque, const struct wire_wanted *w, struct tern_error *err);
+	void *wanted_opaque;
+	bool wanted_soon; /* until then it waits */
 	bool stop;
 	bool draining;          /* drop what arrives */
 	bool dead;
@@ -70,6 +74,24 @@ int link_start(struct link *l, struct monitor *mon, struct transport_conn *conn,
 
 /* link_stop - end the thread and free; the connection must have been aborted or be idle. */
 void link_stop(struct link *l);
+
+/*
+ * link_set_wanted - PAGES_WANTED is welcome from now on (@fn), or not (NULL).
+ *
+ * @fn is called on the link's thread, which receives nothing meanwhile; an error kills
+ * the link.
+ */
+void link_set_wanted(struct link *l,
+		     int (*fn)(void *opaque, const struct wire_wanted *w, struct tern_error *err),
+		     void *opaque);
+
+/*
+ * link_hold_wanted - PAGES_WANTED may come from now on, and waits for link_set_wanted().
+ *
+ * For a new link, where the destination asks as soon as it is complete, which the source
+ * may find out later.
+ */
+void link_hold_wanted(struct link *l);
 
 /* link_set_timeout - use the negotiated peer timeout from now on. */
 void link_set_timeout(struct link *l, unsigned peer_timeout_ms);

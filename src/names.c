@@ -5,6 +5,7 @@
 #include <tern/session.h>
 #include <tern/stats.h>
 
+#include "faults.h"
 #include "params.h"
 #include "transport.h"
 
@@ -22,6 +23,12 @@ static const char *const provider_names[] = {
 	[TERN_DIRTY_UFFD_WP_ASYNC] = "uffd-wp-async",
 	[TERN_DIRTY_UFFD_WP_SYNC] = "uffd-wp-sync",
 	[TERN_DIRTY_CALLBACKS] = "callbacks",
+};
+
+static const char *const mode_names[] = {
+	[TERN_MODE_PRECOPY] = "precopy",
+	[TERN_MODE_POSTCOPY] = "postcopy",
+	[TERN_MODE_HYBRID] = "hybrid",
 };
 
 static const char *const ledger_names[] = {
@@ -50,12 +57,18 @@ static const struct tern_param_info params[] = {
 	[TERN_PARAM_PIN] = { "pin", "", 0, TERN_PIN_NR - 1, TERN_PIN_PIPELINED },
 	[TERN_PARAM_LOCK_BUDGET] = { "lock-budget", "bytes", 0, UINT64_MAX, 0 },
 	[TERN_PARAM_WINDOWS] = { "windows", "", 0, 1, 1 },
+	[TERN_PARAM_MODE] = { "mode", "", 0, TERN_MODE_NR - 1, TERN_MODE_PRECOPY },
+	[TERN_PARAM_PRECOPY_ROUNDS] = { "precopy-rounds", "", 1, 1000, 1 },
+	[TERN_PARAM_MAX_POSTCOPY_BANDWIDTH] = { "max-postcopy-bandwidth", "bytes/s", 0,
+						UINT64_MAX, 0 },
+	[TERN_PARAM_FAULT_THREADS] = { "fault-threads", "", 1, FAULTS_THREADS_MAX, 1 },
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 _Static_assert(COUNT(outcome_names) == TERN_OUTCOME_NR, "one name per outcome");
 _Static_assert(COUNT(provider_names) == TERN_DIRTY_NR, "one name per provider");
+_Static_assert(COUNT(mode_names) == TERN_MODE_NR, "one name per mode");
 _Static_assert(COUNT(ledger_names) == TERN_LEDGER_NR, "one name per ledger step");
 _Static_assert(COUNT(params) == TERN_PARAM_NR, "one row per parameter");
 
@@ -72,6 +85,11 @@ const char *tern_outcome_name(enum tern_outcome outcome)
 const char *tern_dirty_provider_name(enum tern_dirty_provider provider)
 {
 	return (size_t)provider < COUNT(provider_names) ? provider_names[provider] : "unknown";
+}
+
+const char *tern_mode_name(enum tern_mode mode)
+{
+	return (size_t)mode < COUNT(mode_names) ? mode_names[mode] : "unknown";
 }
 
 const char *tern_ledger_step_name(enum tern_ledger_step step)

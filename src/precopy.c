@@ -146,10 +146,19 @@ static int sync(struct source *src, struct converge *c, bool *done, struct tern_
 	return 0;
 }
 
+/* Is it time for postcopy, whether the rest fits or not? */
+static bool enough_rounds(const struct source *src)
+{
+	const struct tern_session *s = src->s;
+
+	return session_param(s, TERN_PARAM_MODE) == TERN_MODE_HYBRID &&
+	       src->round >= session_param(s, TERN_PARAM_PRECOPY_ROUNDS);
+}
+
 int precopy_run(struct source *src, struct tern_error *err)
 {
+	bool done = session_param(src->s, TERN_PARAM_MODE) == TERN_MODE_POSTCOPY;
 	struct converge c;
-	bool done = false;
 	int r = 0;
 
 	monitor_lock(&src->s->mon);
@@ -159,6 +168,8 @@ int precopy_run(struct source *src, struct tern_error *err)
 	src->last_sync_ns = now_ns();
 	while (!r && !done) {
 		r = source_send_round(src, false, err);
+		if (!r && enough_rounds(src))
+			break;
 		if (!r)
 			r = sync(src, &c, &done, err);
 	}

@@ -15,6 +15,7 @@
 
 #include "cpus.h"
 #include "error.h"
+#include "placement.h"
 #include "session.h"
 
 struct receiver_thread {
@@ -36,7 +37,7 @@ struct receiver {
 };
 
 /* Are the ranges of a ZERO possible?  Every value is the peer's. */
-static int check_zero(const struct tern_session *s, const struct wire_zero *z,
+static int check_zero(const struct tern_session *s, const struct wire_ranges *z,
 		      struct tern_error *err)
 {
 	const struct wire_page_range *last = NULL;
@@ -79,15 +80,21 @@ __attribute__((no_sanitize("thread"))) static void clear_pages(uint8_t *hva, uin
 		word[i] = 0;
 }
 
+/* Where the session writes region @id. */
+static uint8_t *region_at(const struct tern_session *s, uint32_t id)
+{
+	return s->placement ? placement_hva(s->placement, id) : s->regions.v[id].hva;
+}
+
 /* Clear pages that the source says are zero now; all of a message's ranges or none. */
-static int place_zero(struct tern_session *s, const struct wire_zero *z, struct tern_error *err)
+static int place_zero(struct tern_session *s, const struct wire_ranges *z, struct tern_error *err)
 {
 	int r = check_zero(s, z, err);
 
 	for (unsigned i = 0; !r && i < z->count; i++) {
 		const struct wire_page_range *p = &z->v[i];
 
-		clear_pages(s->regions.v[p->region].hva + p->first_page * TERN_PAGE_SIZE,
+		clear_pages(region_at(s, p->region) + p->first_page * TERN_PAGE_SIZE,
 			    p->nr_pages);
 	}
 	return r;
@@ -102,21 +109,64 @@ static void receiver_account(struct receiver_thread *t)
 	atomic_store(&t->cpu, sched_getcpu());
 }
 
+/* Ranges of pages that came after the switchover.  0 or -errno with *err. */
+static int place_ranges(struct placement *p, const struct wire_notify *n, struct tern_error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; !r && i < n->ranges.count; i++) {
+		const struct wire_page_range *v = &n->ranges.v[i];
+
+		if (n->type == WIRE_NOTIFY_PLACED)
+			r = placement_placed(p, v->region, v->first_page, v->nr_pages, err);
+		else if (n->type == WIRE_NOTIFY_EMPTY)
+			r = placement_empty(p, v->region, v->first_page, v->nr_pages, err);
+		else
+			r = placement_zero(p, v->region, v->first_page, v->nr_pages, err);
+	}
+	return r;
+}
+
+/* Pages that came with their contents, @len bytes at @buf.  0 or -errno with *err. */
+static int place_contents(struct placement *p, const struct wire_contents *c, const uint8_t *buf,
+			  size_t len, struct tern_error *err)
+{
+	if (len && len % TERN_PAGE_SIZE == 0)
+		return placement_contents(p, c->region, c->first_page, len / TERN_PAGE_SIZE, buf,
+					  err);
+	return error_set(err, -EPROTO, TERN_SCOPE_PAGE,
+			 "message CONTENTS from the peer brings %zu bytes, which are no whole pages",
+			 len);
+}
+
 /* Handle what serve() returned in @buf.  0 or -errno with *err. */
 static int receiver_handle(struct receiver_thread *t, const uint8_t *buf, size_t len,
 			   size_t contents, struct tern_error *err)
 {
-	struct wire_zero zero;
+	struct tern_session *s = t->pool->s;
+	struct placement *p = atomic_load(&s->armed_placement);
+	struct wire_notify n;
 	int r;
 
-	if (contents)
-		return error_channel(err, -EPROTO, t->index,
-				     "the source sent %zu bytes of contents with a message on "
-				     "channel %u, which was not agreed on",
-				     contents, t->index);
-	r = wire_zero_decode(buf, len, &zero, err);
-	if (!r)
-		r = place_zero(t->pool->s, &zero, err);
+	r = wire_notify_decode(buf, len - contents, &n, err);
+	if (!r && (n.type == WIRE_NOTIFY_CONTENTS) != (contents != 0))
+		r = error_channel(err, -EPROTO, t->index,
+				  "message %s from the peer came with %zu bytes of contents on "
+				  "channel %u",
+				  wire_notify_name(n.type), contents, t->index);
+	if (!r && !p && n.type != WIRE_NOTIFY_ZERO)
+		r = error_channel(err, -EPROTO, t->index,
+				  "message %s from the peer came on channel %u before the "
+				  "switchover to postcopy",
+				  wire_notify_name(n.type), t->index);
+	if (r)
+		return r;
+	if (!p)
+		r = place_zero(s, &n.ranges, err);
+	else if (n.type == WIRE_NOTIFY_CONTENTS)
+		r = place_contents(p, &n.contents, buf + len - contents, contents, err);
+	else
+		r = place_ranges(p, &n, err);
 	if (r)
 		err->channel = (int)t->index;
 	return r;
@@ -130,7 +180,6 @@ static int receiver_serve(struct receiver_thread *t, uint8_t *buf, struct tern_e
 		long n = t->ch->ops->serve(t->ch, buf, &contents, err);
 		int r;
 
-		receiver_account(t);
 		if (n == -ECANCELED)
 			return 0;
 		if (n < 0)
@@ -141,6 +190,7 @@ static int receiver_serve(struct receiver_thread *t, uint8_t *buf, struct tern_e
 		r = receiver_handle(t, buf, (size_t)n, contents, err);
 		if (r)
 			return r;
+		receiver_account(t); /* last: somebody may have waited for this */
 	}
 }
 

@@ -37,7 +37,7 @@ struct worker {
 	struct transport_range ranges[TRANSPORT_WRITE_RANGES_MAX];
 	unsigned nr_ranges;
 	uint64_t range_bytes;
-	struct wire_zero zero;
+	struct wire_ranges zero;
 
 	/* Read by anybody. */
 	atomic_uint_fast64_t bytes;
@@ -53,6 +53,10 @@ struct sender {
 	struct worker **workers;
 	unsigned nr, nr_started;
 	atomic_bool abandon;
+	int (*postcopy)(void *opaque, struct transport_channel *ch, int node,
+			const atomic_bool *abandon, struct sender_result *result,
+			struct tern_error *err);
+	void *postcopy_opaque;
 	atomic_uint_fast64_t first_byte_ns;
 
 	/* Under the monitor's lock. */
@@ -93,7 +97,7 @@ static int flush_zero(struct worker *w, struct tern_error *err)
 
 	if (!w->zero.count)
 		return 0;
-	size_t len = wire_zero_encode(&w->zero, buf);
+	size_t len = wire_ranges_encode(WIRE_NOTIFY_ZERO, &w->zero, buf);
 
 	w->zero.count = 0;
 	return w->ch->ops->notify(w->ch, buf, len, err);
@@ -156,7 +160,7 @@ static int put_zero(struct worker *w, struct region *r, uint64_t first, uint64_t
 	for (uint64_t a = bitmap_next_set(r->sent, end, first); a < end;) {
 		uint64_t b = bitmap_next_clear(r->sent, end, a);
 
-		if (w->zero.count == WIRE_ZERO_RANGES_MAX || zero_out_of_order(w, r, a)) {
+		if (w->zero.count == WIRE_RANGES_MAX || zero_out_of_order(w, r, a)) {
 			int e = flush_zero(w, err);
 
 			if (e)
@@ -208,26 +212,6 @@ static int put_run(struct worker *w, struct region *r, uint64_t first, uint64_t 
 }
 
 /*
- * Does every page of [@p, @p + @len) begin with a zero cache line?
- *
- * A guess at whether all of them are zero, made before the dirty bits are cleared; the
- * test that counts comes after.
- */
-static bool looks_zero(const uint8_t *p, uint64_t len)
-{
-	for (uint64_t at = 0; at < len; at += TERN_PAGE_SIZE) {
-		uint64_t v[8], any = 0;
-
-		memcpy(v, p + at, sizeof(v));
-		for (unsigned i = 0; i < 8; i++)
-			any |= v[i];
-		if (any)
-			return false;
-	}
-	return true;
-}
-
-/*
  * Let the transport get ready for the dirty pages of @st.  Before the dirty bits
  * are cleared, because it may look like a write.  Runs that look all zero are left out:
  * they will hardly be written.
@@ -249,7 +233,7 @@ static int prepare_stripe(struct worker *w, const struct stripe *st, const uint6
 		uint64_t offset = (st->first_page + a) * TERN_PAGE_SIZE;
 		uint64_t len = (b - a) * TERN_PAGE_SIZE;
 
-		if (looks_zero(r->hva + offset, len))
+		if (zero_looks(r->hva + offset, len))
 			continue;
 		if (nr == cap) {
 			cap = cap ? 2 * cap : 64;
@@ -373,6 +357,11 @@ static int worker_phase(struct worker *w, enum sender_phase phase, struct tern_e
 	int r = 0;
 
 	memset(&w->result, 0, sizeof(w->result));
+	if (phase == SENDER_POSTCOPY) {
+		r = s->postcopy(s->postcopy_opaque, w->ch, w->node, &s->abandon, &w->result, err);
+		atomic_fetch_add_explicit(&w->bytes, w->result.bytes, memory_order_relaxed);
+		return r;
+	}
 	while (!r && !atomic_load_explicit(&s->abandon, memory_order_relaxed)) {
 		if (!stripe_claim(phase == SENDER_SYNC ? &s->sweeps : &s->stripes, w->node, &st))
 			return phase == SENDER_SYNC ? 0 : send_end(w, err);
@@ -510,6 +499,16 @@ void sender_stop(struct sender **sp)
 	scan_delete(s->scan);
 	free(s);
 	*sp = NULL;
+}
+
+void sender_set_postcopy(struct sender *s,
+			 int (*fn)(void *opaque, struct transport_channel *ch, int node,
+				   const atomic_bool *abandon, struct sender_result *result,
+				   struct tern_error *err),
+			 void *opaque)
+{
+	s->postcopy = fn;
+	s->postcopy_opaque = opaque;
 }
 
 void sender_begin(struct sender *s, enum sender_phase phase, bool final)

@@ -11,6 +11,7 @@
  *	FIRST  dirty = pages that exist, section by section (scan.h); and SEND
  *	SEND   clear the dirty log of the stripe, test for zero, write; then fence
  *	SYNC   dirty |= pages written since
+ *	POSTCOPY  what the config's function does; see pusher.h
  *
  * Between phases no worker runs, so what a phase leaves in bitmaps and counters
  * may be read without locks.  A worker that fails reports to the pool's owner
@@ -36,6 +37,7 @@ enum sender_phase {
 	SENDER_FIRST,
 	SENDER_SEND,
 	SENDER_SYNC,
+	SENDER_POSTCOPY,
 };
 
 /* What a phase did; SYNC fills dirty_pages only, SEND all but that. */
@@ -71,6 +73,13 @@ int sender_start(const struct sender_config *config, struct transport_channel **
 
 /* sender_stop - end the workers (their channels have been aborted or are idle) and free. */
 void sender_stop(struct sender **s);
+
+/* sender_set_postcopy - the function of POSTCOPY and its opaque.  No phase may be running. */
+void sender_set_postcopy(struct sender *s,
+			 int (*fn)(void *opaque, struct transport_channel *ch, int node,
+				   const atomic_bool *abandon, struct sender_result *result,
+				   struct tern_error *err),
+			 void *opaque);
 
 /*
  * sender_begin - start a phase; @final: the guest is paused (no clear(), no limit).

@@ -18,6 +18,7 @@
 
 #include "error.h"
 #include "params.h"
+#include "placement.h"
 #include "state.h"
 
 int session_new_with(enum tern_role role, struct topology *topology, struct tern_session **out)
@@ -35,6 +36,11 @@ int session_new_with(enum tern_role role, struct topology *topology, struct tern
 	error_clear(&s->error);
 	s->topology = topology;
 	s->stats.device_node = TERN_NODE_ANY;
+	s->postcopy_stats = calloc(1, sizeof(*s->postcopy_stats));
+	if (!s->postcopy_stats) {
+		free(s);
+		return -ENOMEM;
+	}
 	for (unsigned i = 0; i < TRANSPORT_CHANNELS_MAX; i++) {
 		s->final_channels[i].buffer_node = TERN_NODE_ANY;
 		s->final_channels[i].completion_vector = -1;
@@ -60,6 +66,7 @@ fini_event_lock:
 close_cancel:
 	close(s->cancel_fd);
 free_session:
+	free(s->postcopy_stats);
 	free(s);
 	return r;
 }
@@ -100,6 +107,10 @@ void tern_session_delete(struct tern_session **sp)
 	struct tern_session *s = *sp;
 
 	tern_session_cancel(s);
+	monitor_lock(&s->mon);
+	s->abandoned = true; /* heeded while postcopy is paused only */
+	monitor_broadcast(&s->mon);
+	monitor_unlock(&s->mon);
 	if (s->started)
 		pthread_join(s->thread, NULL);
 	if (s->listener)
@@ -107,6 +118,7 @@ void tern_session_delete(struct tern_session **sp)
 	region_list_fini(&s->regions);
 	session_place_fini(s);
 	free(s->rounds);
+	free(s->postcopy_stats);
 	monitor_fini(&s->mon);
 	pthread_mutex_destroy(&s->event_lock);
 	close(s->cancel_fd);
@@ -131,12 +143,14 @@ int tern_session_set(struct tern_session *s, enum tern_param param, uint64_t val
 
 	if (r)
 		return r;
-	if (param != TERN_PARAM_MAX_BANDWIDTH && param != TERN_PARAM_DOWNTIME_LIMIT_MS &&
-	    is_started(s))
+	if (param != TERN_PARAM_MAX_BANDWIDTH && param != TERN_PARAM_MAX_POSTCOPY_BANDWIDTH &&
+	    param != TERN_PARAM_DOWNTIME_LIMIT_MS && is_started(s))
 		return -EBUSY;
 	atomic_store(&s->params[param], value);
 	if (param == TERN_PARAM_MAX_BANDWIDTH)
 		limiter_set(&s->limiter, &s->mon, value);
+	if (param == TERN_PARAM_MAX_POSTCOPY_BANDWIDTH)
+		limiter_set(&s->postcopy_limiter, &s->mon, value);
 	return 0;
 }
 
@@ -333,6 +347,35 @@ int tern_session_cancel(struct tern_session *s)
 			assert(errno == EAGAIN);
 		if (s->listener)
 			s->listener->ops->listener_stop(s->listener);
+		monitor_broadcast(&s->mon);
+	}
+	monitor_unlock(&s->mon);
+	return r;
+}
+
+int tern_session_recover(struct tern_session *s, const char *uri)
+{
+	const struct transport *ops = s->transport;
+	struct tern_error err;
+	struct uri parsed = s->uri;
+	int r = 0;
+
+	if (s->role != TERN_SOURCE)
+		return -EINVAL;
+	error_clear(&err);
+	if (uri)
+		r = uri_parse(uri, &parsed, &err);
+	if (uri && !r)
+		r = transport_choose(&parsed, s->texts[TERN_TEXT_RDMA_DEVICE], &ops, NULL, 0, &err);
+	if (r)
+		return r;
+	monitor_lock(&s->mon);
+	if (s->state != TERN_STATE_POSTCOPY_PAUSED || s->recover_requested) {
+		r = -EBUSY;
+	} else {
+		s->recover_uri = parsed;
+		s->recover_transport = ops;
+		s->recover_requested = true;
 		monitor_broadcast(&s->mon);
 	}
 	monitor_unlock(&s->mon);
@@ -555,11 +598,24 @@ void session_stranger(struct tern_session *s, const struct tern_error *why)
 	session_event(s, TERN_EVENT_STRANGER, why);
 }
 
+/* A write is about to be placed: before the switchover any is welcome. */
+static int admit(void *opaque, const struct transport_range *ranges, unsigned nr,
+		 struct tern_error *err)
+{
+	const struct tern_session *s = opaque;
+	struct placement *p = atomic_load(&s->armed_placement);
+
+	return p ? placement_admit(p, ranges, nr, err) : 0;
+}
+
 void session_env(struct tern_session *s, struct transport_env *env)
 {
 	*env = (struct transport_env){
 		.peer_timeout_ms = (unsigned)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS),
 		.chunk_bytes = session_param(s, TERN_PARAM_CHUNK_BYTES),
+		.push = s->role == TERN_DESTINATION ||
+			session_param(s, TERN_PARAM_MODE) != TERN_MODE_PRECOPY,
+		.admit = s->role == TERN_DESTINATION ? admit : NULL,
 		.zerocopy = session_param(s, TERN_PARAM_ZEROCOPY),
 		.pin_all = session_param(s, TERN_PARAM_PIN) == TERN_PIN_ALL,
 		.on_demand = session_param(s, TERN_PARAM_PIN) == TERN_PIN_ODP,
@@ -586,7 +642,7 @@ int session_expose(struct tern_session *s, struct transport_conn *conn, struct t
 
 		mem[i] = (struct transport_memory){
 			.region = r->id,
-			.hva = r->hva,
+			.hva = s->placement ? placement_hva(s->placement, i) : r->hva,
 			.size = r->size,
 			.fd = r->fd,
 			.fd_offset = r->fd_offset,

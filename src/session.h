@@ -26,6 +26,8 @@
 #include <stdint.h>
 #include <tern/tern.h>
 
+#include <tern/stats.h>
+
 #include "limiter.h"
 #include "link.h"
 #include "monitor.h"
@@ -33,6 +35,7 @@
 #include "topology.h"
 #include "transport.h"
 #include "uri.h"
+#include "wire.h"
 #include "zero.h"
 
 #define SESSION_ROUNDS_MAX 1024u
@@ -50,6 +53,9 @@ struct session_times {
 struct cpus;
 struct sender;
 struct receiver;
+struct placement;
+struct faults;
+struct pusher;
 
 struct tern_session {
 	enum tern_role role;
@@ -71,6 +77,8 @@ struct tern_session {
 	char uri_text[320]; /* bound address, once known */
 	char transport_why[200]; /* why this transport */
 	int cancel_fd;      /* eventfd: readable once cancelled */
+	uint8_t session_id[TRANSPORT_SESSION_ID_LEN]; /* source: its own; destination: of the
+						       * source that was admitted */
 	pthread_t thread;
 	pthread_mutex_t event_lock;
 
@@ -93,6 +101,15 @@ struct tern_session {
 	struct tern_round_stats *rounds;
 	unsigned nr_rounds;
 	struct limiter limiter;
+	struct limiter postcopy_limiter;
+	bool recover_requested;  /* source: tern_session_recover() was called … */
+	struct uri recover_uri;  /* … to go there … */
+	const struct transport *recover_transport; /* … by this */
+	bool link_up;            /* destination: fault threads may use the link … */
+	unsigned requesting;     /* … and so many do */
+	bool abandoned;          /* a paused session is being deleted */
+	struct tern_postcopy_stats *postcopy_stats; /* what has no better home, and the final
+						     * figures */
 	struct cpus *first_cpus; /* what .cpus was before the device was known */
 
 	/*
@@ -106,6 +123,14 @@ struct tern_session {
 	unsigned nr_channels;
 	struct sender *sender;
 	struct receiver *receiver;
+	bool postcopy;                 /* agreed on; the last channel is for what is asked for */
+	struct placement *placement;   /* destination, if so */
+	_Atomic(struct placement *) armed_placement; /* the same, from the switchover on; any
+						      * thread of a channel */
+	struct faults *faults;
+	struct pusher *pusher;         /* source, if so */
+	uint8_t by_contents[WIRE_BY_CONTENTS_MAX]; /* source: what REGIONS_ACK said */
+	unsigned by_contents_len;
 
 	/* Figures of the channels after their threads are gone. */
 	struct tern_channel_stats final_channels[TRANSPORT_CHANNELS_MAX];
@@ -232,8 +257,31 @@ void destination_run(struct tern_session *s);
 /* destination_listen - clear the regions and bind; on the caller's thread. */
 int destination_listen(struct tern_session *s, struct tern_error *err);
 
+/* session_bulk_channels - how many channels carry pages that nobody has asked for. */
+static inline unsigned session_bulk_channels(const struct tern_session *s)
+{
+	return s->nr_channels - (s->postcopy ? 1 : 0);
+}
+
+/* session_postcopy_now - figures of postcopy as they are.  mon.lock is held. */
+void session_postcopy_now(struct tern_session *s, struct tern_postcopy_stats *out);
+
 /* Handshakes (handshake.c).  Both leave s->channels open on success. */
 int handshake_source(struct tern_session *s, struct tern_error *err);
 int handshake_destination(struct tern_session *s, struct tern_error *err);
+
+/*
+ * The same for a new link of a session in postcopy (recover.c).  recover_source() also
+ * connects, and takes what the destination lacks into s->pusher; s->conn is there or NULL
+ * on failure.  recover_destination() has the candidate in s->conn and s->link.
+ */
+int recover_source(struct tern_session *s, struct tern_error *err);
+
+/*
+ * source_answer - for link_set_wanted(): the destination's guest waits for pages.  Opaque
+ * is the session.
+ */
+int source_answer(void *session, const struct wire_wanted *w, struct tern_error *err);
+int recover_destination(struct tern_session *s, struct tern_error *err);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "pusher.h"
 
 /* What can fail without a peer comes first: the guest and the peer see nothing of it. */
 static int prepare_local(struct source *src, struct tern_error *err)
@@ -19,6 +20,8 @@ static int prepare_local(struct source *src, struct tern_error *err)
 	if (r)
 		return r;
 	src->has_populated = true;
+	if (session_param(s, TERN_PARAM_MODE) == TERN_MODE_POSTCOPY)
+		return 0; /* no round, no log */
 	r = dirty_init(&src->dirty,
 		       (enum tern_dirty_provider)session_param(s, TERN_PARAM_DIRTY_PROVIDER),
 		       s->has_user_dirty ? &s->user_dirty : NULL, s->dirty_opaque, &s->regions,
@@ -35,7 +38,7 @@ static void on_worker_failure(void *opaque, const struct tern_error *why)
 	session_worker_failed(opaque, why);
 }
 
-static int start_workers(struct source *src, struct tern_error *err)
+int source_start_workers(struct source *src, struct tern_error *err)
 {
 	struct tern_session *s = src->s;
 	struct sender_config config = {
@@ -52,20 +55,23 @@ static int start_workers(struct source *src, struct tern_error *err)
 		.opaque = s,
 	};
 	struct sender *sender;
-	int r = sender_start(&config, s->channels, s->nr_channels, &sender, err);
+	int r = sender_start(&config, s->channels, session_bulk_channels(s), &sender, err);
 
 	if (r)
 		return r;
 	monitor_lock(&s->mon);
 	s->sender = sender;
 	s->stats.dirty_provider = src->dirty.kind;
-	s->times.setup_done = now_ns();
+	if (!s->times.setup_done)
+		s->times.setup_done = now_ns();
 	monitor_unlock(&s->mon);
 	return 0;
 }
 
 static int start_tracking(struct source *src, struct tern_error *err)
 {
+	if (!src->has_dirty)
+		return 0;
 	int r = src->dirty.ops.start(src->dirty.opaque);
 
 	if (r)
@@ -153,9 +159,32 @@ static uint64_t overhead_bytes(const struct source *src)
 	const struct tern_session *s = src->s;
 
 	return sizeof(*s) + region_overhead_bytes(&s->regions) +
-	       sender_overhead_bytes(s->sender) + LINK_QUEUE * sizeof(struct wire_msg) +
+	       sender_overhead_bytes(s->sender) +
+	       (s->pusher ? pusher_overhead_bytes(s->pusher) : 0) + LINK_QUEUE * sizeof(struct wire_msg) +
 	       s->regions.nr * (sizeof(int) + sizeof(bool)) +
 	       s->nr_rounds * sizeof(struct tern_round_stats);
+}
+
+void source_stop_workers(struct source *src)
+{
+	struct tern_session *s = src->s;
+
+	monitor_lock(&s->mon);
+	struct sender *sender = s->sender;
+
+	if (sender) {
+		s->stats.sent_bytes = sender_bytes(sender);
+		s->stats.engine_bytes = overhead_bytes(src);
+		for (unsigned i = 0; i < session_bulk_channels(s); i++)
+			sender_channel_stats(sender, i, &s->final_channels[i]);
+		uint64_t first = sender_first_byte_ns(sender);
+
+		if (first && !s->stats.first_byte_ns)
+			s->stats.first_byte_ns = first - s->times.begin;
+	}
+	s->sender = NULL;
+	monitor_unlock(&s->mon);
+	sender_stop(&sender);
 }
 
 /* Stop threads and free what the migration made. */
@@ -165,22 +194,16 @@ static void tear_down(struct source *src)
 
 	if (s->link.running)
 		s->conn->ops->abort(s->conn);
-	monitor_lock(&s->mon);
-	struct sender *sender = s->sender;
-
-	if (sender) {
-		s->stats.sent_bytes = sender_bytes(sender);
-		s->stats.engine_bytes = overhead_bytes(src);
-		for (unsigned i = 0; i < s->nr_channels; i++)
-			sender_channel_stats(sender, i, &s->final_channels[i]);
-		uint64_t first = sender_first_byte_ns(sender);
-
-		s->stats.first_byte_ns = first ? first - s->times.begin : 0;
-	}
-	s->sender = NULL;
-	monitor_unlock(&s->mon);
-	sender_stop(&sender);
+	source_stop_workers(src);
 	session_close_link(s);
+	monitor_lock(&s->mon);
+	struct pusher *pusher = s->pusher;
+
+	if (pusher && s->postcopy_stats)
+		session_postcopy_now(s, s->postcopy_stats);
+	s->pusher = NULL;
+	monitor_unlock(&s->mon);
+	pusher_delete(&pusher);
 	if (src->tracking)
 		src->dirty.ops.stop(src->dirty.opaque);
 	if (src->has_dirty)
@@ -191,6 +214,16 @@ static void tear_down(struct source *src)
 	s->ended = true;
 	monitor_broadcast(&s->mon);
 	monitor_unlock(&s->mon);
+}
+
+/* GO was sent, and the destination said that it does not run the guest. */
+static bool peer_cannot_run(struct tern_session *s)
+{
+	monitor_lock(&s->mon);
+	bool said = s->link.peer_error && !s->link.peer_started;
+
+	monitor_unlock(&s->mon);
+	return said;
 }
 
 void source_run(struct tern_session *s)
@@ -204,7 +237,7 @@ void source_run(struct tern_session *s)
 	if (!r)
 		r = handshake_source(s, &err);
 	if (!r)
-		r = start_workers(&src, &err);
+		r = source_start_workers(&src, &err);
 	if (!r)
 		r = start_tracking(&src, &err);
 	if (!r) {
@@ -213,6 +246,19 @@ void source_run(struct tern_session *s)
 	}
 	if (!r)
 		r = switchover_run(&src, &err);
+	if (s->point_of_no_return && s->postcopy && !(r && peer_cannot_run(s))) {
+		struct tern_error lost = err;
+
+		error_clear(&err);
+		r = postcopy_run(&src, r ? &lost : NULL, &err);
+		if (r) {
+			session_end(s, TERN_STATE_FAILED,
+				    src.started ? TERN_OUTCOME_DESTINATION :
+						  TERN_OUTCOME_UNKNOWN);
+			tear_down(&src);
+			return;
+		}
+	}
 	if (!r)
 		session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
 	else if (s->point_of_no_return)

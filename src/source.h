@@ -24,6 +24,7 @@ struct source {
 	struct dirty dirty;
 	bool has_dirty;
 	bool tracking;       /* dirty.start() was called */
+	bool started;        /* postcopy: the destination has said that it runs the guest */
 	bool paused;         /* vm.pause() was called: resume() is due on failure */
 	uint32_t round;
 	uint64_t total_pages;
@@ -39,6 +40,12 @@ int source_phase(struct source *src, enum sender_phase phase, bool final, struct
 /* source_send_round - SEND phase plus the ROUND message and figures. */
 int source_send_round(struct source *src, bool final, struct tern_error *err);
 
+/* source_start_workers - a worker for each channel but the one for requests. */
+int source_start_workers(struct source *src, struct tern_error *err);
+
+/* source_stop_workers - end them and keep their figures; the connection was aborted or is idle. */
+void source_stop_workers(struct source *src);
+
 /* precopy_run - rounds until the remainder fits the downtime limit. */
 int precopy_run(struct source *src, struct tern_error *err);
 
@@ -48,5 +55,18 @@ int precopy_run(struct source *src, struct tern_error *err);
  * On failure session.point_of_no_return tells whether GO had been given.
  */
 int switchover_run(struct source *src, struct tern_error *err);
+
+/*
+ * Postcopy (postcopy_source.c).
+ *
+ * postcopy_prepare - before the guest is paused: what takes time by the size of RAM.
+ * postcopy_begin - guest paused: tell the destination what it lacks.
+ * postcopy_run - after STARTED, or after GO if that did not come (@lost says why): send it,
+ * and go on after lost links, until nothing is missing.  0; -errno with *err if the session
+ * was given up.
+ */
+int postcopy_prepare(struct source *src, struct tern_error *err);
+int postcopy_begin(struct source *src, struct tern_error *err);
+int postcopy_run(struct source *src, const struct tern_error *lost, struct tern_error *err);
 
 #endif

@@ -9,6 +9,9 @@
  * active            precopy rounds; guest runs            RAM arrives; guest not running
  * pre-switchover    guest paused, the VMM may still act   (not used)
  * device            guest paused; last pages, state, GO   state loads, READY, waits for GO
+ * postcopy-active   guest is the destination's; pages go   guest runs, pages missing
+ * postcopy-paused   link lost; waits for recover()         link lost; waits for the source
+ * postcopy-recover  a new link is being set up             the same
  * completed         STARTED seen; guest stays paused      guest runs
  * failed            see tern_session_outcome()            guest never ran, or see outcome
  * cancelling        cancel asked for, being carried out   the same
@@ -45,6 +48,14 @@ static const struct {
 	{ TERN_STATE_DEVICE, TERN_STATE_COMPLETED, SD },
 	{ TERN_STATE_DEVICE, TERN_STATE_FAILED, SD },
 	{ TERN_STATE_DEVICE, TERN_STATE_CANCELLING, SD },
+	{ TERN_STATE_DEVICE, TERN_STATE_POSTCOPY_ACTIVE, SD },
+	{ TERN_STATE_DEVICE, TERN_STATE_POSTCOPY_PAUSED, SD },
+	{ TERN_STATE_POSTCOPY_ACTIVE, TERN_STATE_POSTCOPY_PAUSED, SD },
+	{ TERN_STATE_POSTCOPY_ACTIVE, TERN_STATE_COMPLETED, SD },
+	{ TERN_STATE_POSTCOPY_PAUSED, TERN_STATE_POSTCOPY_RECOVER, SD },
+	{ TERN_STATE_POSTCOPY_PAUSED, TERN_STATE_FAILED, SD },
+	{ TERN_STATE_POSTCOPY_RECOVER, TERN_STATE_POSTCOPY_ACTIVE, SD },
+	{ TERN_STATE_POSTCOPY_RECOVER, TERN_STATE_POSTCOPY_PAUSED, SD },
 	{ TERN_STATE_CANCELLING, TERN_STATE_CANCELLED, SD },
 };
 

@@ -9,8 +9,12 @@
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "faults.h"
+#include "placement.h"
+#include "pusher.h"
 #include "receiver.h"
 #include "sender.h"
 
@@ -77,6 +81,9 @@ static void stats_now(struct tern_session *s, struct tern_stats *st)
 		 s->transport ? s->transport->name : "");
 	st->nr_channels = s->nr_channels;
 	st->nr_regions = s->regions.nr;
+	st->mode = s->role == TERN_SOURCE ? (uint32_t)session_param(s, TERN_PARAM_MODE) :
+		   s->postcopy		  ? TERN_MODE_POSTCOPY :
+					    TERN_MODE_PRECOPY;
 	session_cpus_text(s, st->cpus, sizeof(st->cpus));
 	st->ram_bytes = region_bytes(&s->regions);
 	if (s->times.begin)
@@ -91,6 +98,41 @@ static void stats_now(struct tern_session *s, struct tern_stats *st)
 		st->first_byte_ns = first ? first - s->times.begin : 0;
 	}
 	sum_channels(s, st);
+}
+
+void session_postcopy_now(struct tern_session *s, struct tern_postcopy_stats *out)
+{
+	struct tern_postcopy_stats st = *s->postcopy_stats;
+
+	if (s->placement) {
+		st.missing_pages = atomic_load(&s->placement->left);
+		st.discarded_bytes = atomic_load(&s->placement->stale);
+	}
+	if (s->faults) {
+		memset(st.log2_us, 0, sizeof(st.log2_us));
+		st.blocked_ns = 0;
+		faults_stats(s->faults, &st);
+	}
+	if (s->pusher)
+		pusher_stats(s->pusher, &st);
+	*out = st;
+}
+
+int tern_session_postcopy_stats(const struct tern_session *cs, struct tern_postcopy_stats *out,
+				size_t size)
+{
+	struct tern_session *s = (struct tern_session *)cs;
+	struct tern_postcopy_stats *st = malloc(sizeof(*st));
+	int r;
+
+	if (!st)
+		return -ENOMEM;
+	monitor_lock(&s->mon);
+	session_postcopy_now(s, st);
+	monitor_unlock(&s->mon);
+	r = copy_out(out, size, st, sizeof(*st));
+	free(st);
+	return r;
 }
 
 int tern_session_stats(const struct tern_session *cs, struct tern_stats *out, size_t size)
@@ -220,7 +262,7 @@ static json_t *figures_json(const struct tern_stats *st)
 		{ "device_port", json_integer(st->device_port) },
 		{ "device_node", json_integer(st->device_node) },
 		{ "cpus", json_string(st->cpus) },
-		{ "mode", json_string("precopy") },
+		{ "mode", json_string(tern_mode_name((enum tern_mode)st->mode)) },
 		{ "total_ms", json_real(ms(st->total_ns)) },
 		{ "connected_ms",
 		  st->connected_ns ? json_real(ms(st->connected_ns)) : json_null() },
@@ -256,6 +298,62 @@ static json_t *figures_json(const struct tern_stats *st)
 	return o;
 }
 
+static json_t *latency_json(const struct tern_latency *l)
+{
+	return json_pack("{s:I, s:f, s:f, s:f, s:f}", "nr", (json_int_t)l->nr, "p50",
+			 (double)l->p50_ns / 1e3, "p99", (double)l->p99_ns / 1e3, "p999",
+			 (double)l->p999_ns / 1e3, "max", (double)l->max_ns / 1e3);
+}
+
+/* The threads that have waited, and the times of faults by powers of two. */
+static void add_lists(json_t *o, const struct tern_postcopy_stats *p)
+{
+	json_t *threads = json_array(), *buckets = json_array();
+
+	for (unsigned i = 0; i < p->nr_threads; i++)
+		json_array_append_new(threads,
+				      json_pack("{s:I, s:I, s:f}", "tid",
+						(json_int_t)p->threads[i].tid, "faults",
+						(json_int_t)p->threads[i].faults, "blocked_ms",
+						ms(p->threads[i].blocked_ns)));
+	for (unsigned i = 0; i < TERN_POSTCOPY_BUCKETS; i++)
+		json_array_append_new(buckets, json_integer((json_int_t)p->log2_us[i]));
+	json_object_set_new(o, "threads", threads);
+	json_object_set_new(o, "log2_us", buckets);
+}
+
+/* Figures of postcopy, or null. */
+static json_t *postcopy_json(const struct tern_session *s, const struct tern_stats *st)
+{
+	struct tern_postcopy_stats *p = malloc(sizeof(*p));
+	json_t *o;
+
+	if (!p || st->mode == TERN_MODE_PRECOPY ||
+	    tern_session_postcopy_stats(s, p, sizeof(*p))) {
+		free(p);
+		return json_null();
+	}
+	o = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "missing_pages",
+		      (json_int_t)p->missing_pages, "missing_at_start",
+		      (json_int_t)p->missing_at_start, "discarded_bytes",
+		      (json_int_t)p->discarded_bytes, "requests", (json_int_t)p->requests,
+		      "duplicates", (json_int_t)p->duplicates, "read_ahead_hits",
+		      (json_int_t)p->read_ahead_hits, "local_faults",
+		      (json_int_t)p->local_faults, "recoveries", (json_int_t)p->recoveries);
+	json_object_set_new(o, "fault_us", latency_json(&p->fault));
+	json_object_set_new(o, "parts_us",
+			    json_pack("{s:o, s:o, s:o, s:o}", "notice", latency_json(&p->notice),
+				      "request", latency_json(&p->request), "transfer",
+				      latency_json(&p->transfer), "place",
+				      latency_json(&p->place)));
+	json_object_set_new(o, "blocked_ms", json_real(ms(p->blocked_ns)));
+	json_object_set_new(o, "all_blocked_ms", json_real(ms(p->all_blocked_ns)));
+	json_object_set_new(o, "total_ms", json_real(ms(st->postcopy_ns)));
+	add_lists(o, p);
+	free(p);
+	return o;
+}
+
 int tern_session_stats_json(const struct tern_session *s, char **out)
 {
 	struct tern_stats st;
@@ -271,6 +369,7 @@ int tern_session_stats_json(const struct tern_session *s, char **out)
 	json_object_set_new(o, "transport_why", json_string(why));
 	json_object_set_new(o, "round_list", rounds_json(s));
 	json_object_set_new(o, "channels", channels_json(s));
+	json_object_set_new(o, "postcopy", postcopy_json(s, &st));
 	json_object_set_new(o, "error", error_json(s));
 	char *text = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
 

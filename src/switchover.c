@@ -6,14 +6,14 @@
  *	source                                   destination
  *	pause the guest
  *	last look at the dirty log
- *	last round, fence
+ *	last round, fence; with postcopy instead: MISSING, POSTCOPY
  *	save state      ---- STATE, STATE_END -->  load state
  *	                <--- READY -------------   could run, does not
  *	point of no return
  *	                ---- GO ---------------->  from now on the guest is its own
  *	                                           revoke access, resume
  *	                <--- STARTED -----------
- *	                ---- BYE --------------->
+ *	                ---- BYE --------------->  with postcopy: when nothing is missing
  *
  * Whatever fails before the point of no return lets the source guest run again.
  * From there on the source never resumes by itself: if no STARTED comes, the
@@ -183,6 +183,8 @@ static int hand_over(struct source *src, struct lap *l, struct tern_error *err)
 
 	charge(s, TERN_LEDGER_RESUME, resume);
 	charge(s, TERN_LEDGER_READY_GO, (all - resume) / 2);
+	if (s->postcopy) /* there is more to come */
+		return 0;
 	monitor_lock(&s->mon);
 	s->times.end = now;
 	monitor_unlock(&s->mon);
@@ -193,17 +195,20 @@ static int hand_over(struct source *src, struct lap *l, struct tern_error *err)
 int switchover_run(struct source *src, struct tern_error *err)
 {
 	struct tern_session *s = src->s;
+	int r = s->postcopy ? postcopy_prepare(src, err) : 0;
 	struct lap l = { .s = s, .last = now_ns() };
-	int r = pause_guest(src, err);
 
+	if (!r)
+		r = pause_guest(src, err);
 	if (r)
 		return r;
 	session_set_state(s, TERN_STATE_DEVICE);
 	lap(&l, TERN_LEDGER_PAUSE);
-	r = last_sync(src, err);
+	if (src->tracking)
+		r = last_sync(src, err);
 	lap(&l, TERN_LEDGER_LAST_SYNC);
 	if (!r)
-		r = source_send_round(src, true, err);
+		r = s->postcopy ? postcopy_begin(src, err) : source_send_round(src, true, err);
 	lap(&l, TERN_LEDGER_LAST_PAGES);
 	if (!r)
 		r = move_state(src, &l, err);

@@ -216,6 +216,60 @@ int uffd_protect(const struct uffd *u, const void *p, uint64_t len, bool protect
 	return ret;
 }
 
+/*
+ * The ioctls below report in their last field how far they came, or -errno; with
+ * -EAGAIN what was done stays done.
+ */
+
+int uffd_continue(const struct uffd *u, const void *p, uint64_t len)
+{
+	struct uffdio_continue c = { .range = { .start = (uintptr_t)p, .len = len } };
+
+	while (ioctl(u->fd, UFFDIO_CONTINUE, &c)) {
+		if (errno != EAGAIN)
+			return -errno;
+		if (c.mapped > 0) {
+			c.range.start += (uint64_t)c.mapped;
+			c.range.len -= (uint64_t)c.mapped;
+		}
+		c.mapped = 0;
+	}
+	return 0;
+}
+
+int uffd_zero(const struct uffd *u, const void *p, uint64_t len)
+{
+	struct uffdio_zeropage z = { .range = { .start = (uintptr_t)p, .len = len } };
+
+	while (ioctl(u->fd, UFFDIO_ZEROPAGE, &z)) {
+		if (errno != EAGAIN)
+			return -errno;
+		if (z.zeropage > 0) {
+			z.range.start += (uint64_t)z.zeropage;
+			z.range.len -= (uint64_t)z.zeropage;
+		}
+		z.zeropage = 0;
+	}
+	return 0;
+}
+
+int uffd_copy(const struct uffd *u, const void *p, const void *from, uint64_t len)
+{
+	struct uffdio_copy c = { .dst = (uintptr_t)p, .src = (uintptr_t)from, .len = len };
+
+	while (ioctl(u->fd, UFFDIO_COPY, &c)) {
+		if (errno != EAGAIN)
+			return -errno;
+		if (c.copy > 0) {
+			c.dst += (uint64_t)c.copy;
+			c.src += (uint64_t)c.copy;
+			c.len -= (uint64_t)c.copy;
+		}
+		c.copy = 0;
+	}
+	return 0;
+}
+
 int uffd_wake(const struct uffd *u, const void *p, uint64_t len)
 {
 	struct uffdio_range range = { .start = (uintptr_t)p, .len = len };

@@ -71,6 +71,18 @@ int uffd_unregister(const struct uffd *u, const void *p, uint64_t len);
  */
 int uffd_protect(const struct uffd *u, const void *p, uint64_t len, bool protect);
 
+/*
+ * Giving pages to those who wait, and waking them; [p, p + len) in whole host pages.
+ * All are tried again while the address space is being changed.  0; -EEXIST: something
+ * is there already (what came before it is done; nobody was woken there); -errno.
+ *
+ * uffd_continue - map what is in the page cache; -EFAULT: nothing is.
+ * uffd_zero - map pages of zeros.  uffd_copy - map copies of what is at @from.
+ */
+int uffd_continue(const struct uffd *u, const void *p, uint64_t len);
+int uffd_zero(const struct uffd *u, const void *p, uint64_t len);
+int uffd_copy(const struct uffd *u, const void *p, const void *from, uint64_t len);
+
 /* uffd_wake - wake those who wait in [p, p + len). */
 int uffd_wake(const struct uffd *u, const void *p, uint64_t len);
 

@@ -109,6 +109,13 @@ static const struct field regions_fields[] = {
 static const struct field regions_ack_fields[] = {
 	INT(U32, struct wire_regions_ack, nr_regions, 1, TERN_REGIONS_MAX),
 	INT(U64, struct wire_regions_ack, ram_bytes, TERN_PAGE_SIZE, RAM_MAX),
+	{ .name = "by_contents",
+	  .kind = DATA,
+	  .at = offsetof(struct wire_regions_ack, by_contents),
+	  .size = WIRE_BY_CONTENTS_MAX,
+	  .min = 0,
+	  .max = WIRE_BY_CONTENTS_MAX,
+	  .count_at = offsetof(struct wire_regions_ack, by_contents_len) },
 	END,
 };
 
@@ -168,6 +175,63 @@ static const struct field error_fields[] = {
 	END,
 };
 
+static const struct field range_fields[] = {
+	INT(U32, struct wire_page_range, region, 0, TERN_REGIONS_MAX - 1),
+	INT(U64, struct wire_page_range, first_page, 0, RAM_MAX / TERN_PAGE_SIZE),
+	INT(U64, struct wire_page_range, nr_pages, 1, RAM_MAX / TERN_PAGE_SIZE),
+	END,
+};
+
+static const struct field missing_fields[] = {
+	INT(U32, struct wire_missing, region, 0, TERN_REGIONS_MAX - 1),
+	INT(U64, struct wire_missing, first_page, 0, RAM_MAX / TERN_PAGE_SIZE),
+	{ .name = "runs",
+	  .kind = DATA,
+	  .at = offsetof(struct wire_missing, runs),
+	  .size = WIRE_RUNS_MAX,
+	  .min = 1,
+	  .max = WIRE_RUNS_MAX,
+	  .count_at = offsetof(struct wire_missing, len) },
+	END,
+};
+
+static const struct field postcopy_fields[] = {
+	INT(U64, struct wire_postcopy, missing_pages, 0, RAM_MAX / TERN_PAGE_SIZE),
+	END,
+};
+
+static const struct field wanted_fields[] = {
+	{ .name = "count",
+	  .kind = RECORDS,
+	  .at = offsetof(struct wire_wanted, v),
+	  .size = sizeof(struct wire_page_range),
+	  .min = 1,
+	  .max = WIRE_WANTED_PER_MSG,
+	  .count_at = offsetof(struct wire_wanted, count),
+	  .sub = range_fields },
+	END,
+};
+
+static const struct field recover_fields[] = {
+	INT(U16, struct wire_recover, version, 1, UINT16_MAX),
+	INT(U32, struct wire_recover, channels, 1, TRANSPORT_CHANNELS_MAX),
+	INT(U64, struct wire_recover, chunk_bytes, TERN_PAGE_SIZE, 1ull << 30),
+	INT(U32, struct wire_recover, peer_timeout_ms, 1, UINT32_MAX),
+	{ .name = "session_id",
+	  .kind = BYTES,
+	  .at = offsetof(struct wire_recover, session_id),
+	  .size = TRANSPORT_SESSION_ID_LEN },
+	END,
+};
+
+static const struct field recover_ack_fields[] = {
+	INT(U32, struct wire_recover_ack, channels, 1, TRANSPORT_CHANNELS_MAX),
+	INT(U64, struct wire_recover_ack, chunk_bytes, TERN_PAGE_SIZE, 1ull << 30),
+	INT(U32, struct wire_recover_ack, peer_timeout_ms, 1, UINT32_MAX),
+	INT(U64, struct wire_recover_ack, missing_pages, 0, RAM_MAX / TERN_PAGE_SIZE),
+	END,
+};
+
 static const struct field no_fields[] = { END };
 
 enum sender {
@@ -198,6 +262,12 @@ static const struct message messages[] = {
 	[WIRE_CANCEL] = { "CANCEL", SOURCE, no_fields },
 	[WIRE_ERROR] = { "ERROR", EITHER, error_fields },
 	[WIRE_PING] = { "PING", EITHER, no_fields },
+	[WIRE_MISSING] = { "MISSING", EITHER, missing_fields },
+	[WIRE_POSTCOPY] = { "POSTCOPY", SOURCE, postcopy_fields },
+	[WIRE_PAGES_WANTED] = { "PAGES_WANTED", DESTINATION, wanted_fields },
+	[WIRE_COMPLETE] = { "COMPLETE", DESTINATION, no_fields },
+	[WIRE_RECOVER] = { "RECOVER", SOURCE, recover_fields },
+	[WIRE_RECOVER_ACK] = { "RECOVER_ACK", DESTINATION, recover_ack_fields },
 };
 
 _Static_assert(sizeof(messages) / sizeof(messages[0]) == WIRE_TYPE_NR,
@@ -469,54 +539,85 @@ int wire_decode(const uint8_t *buf, size_t len, struct wire_msg *msg, struct ter
 	return r;
 }
 
-static const struct field range_fields[] = {
-	INT(U32, struct wire_page_range, region, 0, TERN_REGIONS_MAX - 1),
-	INT(U64, struct wire_page_range, first_page, 0, RAM_MAX / TERN_PAGE_SIZE),
-	INT(U64, struct wire_page_range, nr_pages, 1, RAM_MAX / TERN_PAGE_SIZE),
-	END,
-};
-
-static const struct field zero_fields[] = {
+static const struct field ranges_fields[] = {
 	{ .name = "count",
 	  .kind = RECORDS,
-	  .at = offsetof(struct wire_zero, v),
+	  .at = offsetof(struct wire_ranges, v),
 	  .size = sizeof(struct wire_page_range),
 	  .min = 1,
-	  .max = WIRE_ZERO_RANGES_MAX,
-	  .count_at = offsetof(struct wire_zero, count),
+	  .max = WIRE_RANGES_MAX,
+	  .count_at = offsetof(struct wire_ranges, count),
 	  .sub = range_fields },
 	END,
 };
 
-_Static_assert(2 + 2 + WIRE_ZERO_RANGES_MAX * 20 <= TRANSPORT_NOTIFY_MAX, "ZERO fits a notify");
+static const struct field contents_fields[] = {
+	INT(U32, struct wire_contents, region, 0, TERN_REGIONS_MAX - 1),
+	INT(U64, struct wire_contents, first_page, 0, RAM_MAX / TERN_PAGE_SIZE),
+	END,
+};
+
+static const struct {
+	const char *name;
+	const struct field *fields;
+} notifies[] = {
+	[WIRE_NOTIFY_ZERO] = { "ZERO", ranges_fields },
+	[WIRE_NOTIFY_PLACED] = { "PLACED", ranges_fields },
+	[WIRE_NOTIFY_EMPTY] = { "EMPTY", ranges_fields },
+	[WIRE_NOTIFY_CONTENTS] = { "CONTENTS", contents_fields },
+};
+
+_Static_assert(sizeof(notifies) / sizeof(notifies[0]) == WIRE_NOTIFY_NR,
+	       "one row per message of channels");
+_Static_assert(2 + 2 + WIRE_RANGES_MAX * 20 <= TRANSPORT_NOTIFY_MAX, "ranges fit a notify");
 _Static_assert(WIRE_HEADER_LEN + 8 + 2 + WIRE_STATE_DATA_MAX <= TRANSPORT_MSG_MAX,
 	       "STATE fits a message");
+_Static_assert(WIRE_HEADER_LEN + 12 + 2 + WIRE_RUNS_MAX <= TRANSPORT_MSG_MAX,
+	       "MISSING fits a message");
 _Static_assert(WIRE_HEADER_LEN + 4 + 2 + WIRE_REGIONS_PER_MSG * (4 + 8 + 8 + 8 + 1 + 63) <=
 		       TRANSPORT_MSG_MAX,
 	       "REGIONS fits a message");
 
-size_t wire_zero_encode(const struct wire_zero *z, uint8_t *buf)
+const char *wire_notify_name(unsigned type)
 {
-	uint8_t *p = put(buf, WIRE_NOTIFY_ZERO, 2);
-
-	p = encode_fields(zero_fields, (const uint8_t *)z, p);
-	return (size_t)(p - buf);
+	return type < WIRE_NOTIFY_NR && notifies[type].name ? notifies[type].name : "unknown";
 }
 
-int wire_zero_decode(const uint8_t *buf, size_t len, struct wire_zero *z, struct tern_error *err)
+/* The message @type with the body @body. */
+static size_t notify_encode(enum wire_notify_type type, const void *body, uint8_t *buf)
 {
-	struct cursor c = { .p = buf, .left = len, .message = "ZERO" };
+	uint8_t *p = put(buf, type, 2);
 
-	if (len < 2 || get(buf, 2) != WIRE_NOTIFY_ZERO)
+	return (size_t)(encode_fields(notifies[type].fields, body, p) - buf);
+}
+
+size_t wire_notify_encode(const struct wire_notify *n, uint8_t *buf)
+{
+	return notify_encode(n->type, &n->ranges, buf);
+}
+
+size_t wire_ranges_encode(enum wire_notify_type type, const struct wire_ranges *r, uint8_t *buf)
+{
+	assert(notifies[type].fields == ranges_fields);
+	return notify_encode(type, r, buf);
+}
+
+int wire_notify_decode(const uint8_t *buf, size_t len, struct wire_notify *n,
+		       struct tern_error *err)
+{
+	unsigned type = len < 2 ? 0 : (unsigned)get(buf, 2);
+	struct cursor c = { .p = buf + 2, .left = len - 2, .message = wire_notify_name(type) };
+
+	if (type >= WIRE_NOTIFY_NR || !notifies[type].name)
 		return error_session(err, -EPROTO,
 				     "channel message of unknown type %u (%zu bytes) from the peer",
-				     len < 2 ? 0 : (unsigned)get(buf, 2), len);
-	c.p += 2;
-	c.left -= 2;
-	int r = decode_fields(&c, zero_fields, (uint8_t *)z, err);
+				     type, len);
+	n->type = (enum wire_notify_type)type;
+	int r = decode_fields(&c, notifies[type].fields, (uint8_t *)&n->ranges, err);
 
 	if (!r && c.left)
 		r = error_session(err, -EBADMSG,
-				  "message ZERO from the peer has %zu bytes too many", c.left);
+				  "message %s from the peer has %zu bytes too many", c.message,
+				  c.left);
 	return r;
 }

@@ -26,8 +26,9 @@ struct tern_error;
 #define WIRE_VERSION_MIN 1u
 #define WIRE_VERSION_MAX 1u
 
-/* Optional features, bits of HELLO.features; none is defined in version 1. */
-#define WIRE_FEATURES_KNOWN 0ull
+/* Optional features, bits of HELLO.features. */
+#define WIRE_FEATURE_POSTCOPY 1ull /* the guest may run before all RAM is here */
+#define WIRE_FEATURES_KNOWN WIRE_FEATURE_POSTCOPY
 
 /* Control messages.  The numbers are the protocol's. */
 enum wire_type {
@@ -46,6 +47,13 @@ enum wire_type {
 	WIRE_CANCEL = 13,    /* source: the migration is off; before GO only */
 	WIRE_ERROR = 14,     /* either: the session ends, and why */
 	WIRE_PING = 15,      /* either: still alive */
+	/* With WIRE_FEATURE_POSTCOPY: */
+	WIRE_MISSING = 16,   /* either: pages that are not at the destination */
+	WIRE_POSTCOPY = 17,  /* source: all MISSING were sent; the rest comes after GO */
+	WIRE_PAGES_WANTED = 18, /* destination: its guest waits for these */
+	WIRE_COMPLETE = 19,  /* destination: nothing is missing any more */
+	WIRE_RECOVER = 20,   /* source, in place of HELLO: go on after a lost link */
+	WIRE_RECOVER_ACK = 21, /* destination: what was agreed; MISSING follow */
 	WIRE_TYPE_NR,
 };
 
@@ -53,6 +61,9 @@ enum wire_type {
 #define WIRE_REGIONS_PER_MSG 64u
 #define WIRE_STATE_DATA_MAX 8160u /* device state bytes in one STATE message */
 #define WIRE_ERROR_TEXT_MAX 400u
+#define WIRE_RUNS_MAX 8160u /* bytes of run lengths in one MISSING */
+#define WIRE_WANTED_PER_MSG 64u
+#define WIRE_BY_CONTENTS_MAX (TERN_REGIONS_MAX / 8u)
 
 struct wire_hello {
 	uint16_t version_min, version_max;
@@ -94,6 +105,12 @@ struct wire_regions {
 struct wire_regions_ack {
 	uint32_t nr_regions;
 	uint64_t ram_bytes;
+	/*
+	 * A bit per region, low ones first: after the switchover its pages have to come in
+	 * CONTENTS.  No bytes without WIRE_FEATURE_POSTCOPY.
+	 */
+	uint16_t by_contents_len;
+	uint8_t by_contents[WIRE_BY_CONTENTS_MAX];
 };
 
 struct wire_setup_done {
@@ -135,6 +152,44 @@ struct wire_error {
 	uint8_t text[WIRE_ERROR_TEXT_MAX];
 };
 
+/* Pages of @region from @first_page on; see runs.h. */
+struct wire_missing {
+	uint32_t region;
+	uint64_t first_page;
+	uint16_t len;
+	uint8_t runs[WIRE_RUNS_MAX];
+};
+
+struct wire_postcopy {
+	uint64_t missing_pages; /* in all MISSING together */
+};
+
+struct wire_page_range {
+	uint32_t region;
+	uint64_t first_page;
+	uint64_t nr_pages;
+};
+
+struct wire_wanted {
+	uint16_t count;
+	struct wire_page_range v[WIRE_WANTED_PER_MSG];
+};
+
+struct wire_recover {
+	uint16_t version;
+	uint32_t channels;
+	uint64_t chunk_bytes;
+	uint32_t peer_timeout_ms;
+	uint8_t session_id[TRANSPORT_SESSION_ID_LEN];
+};
+
+struct wire_recover_ack {
+	uint32_t channels;
+	uint64_t chunk_bytes;
+	uint32_t peer_timeout_ms;
+	uint64_t missing_pages; /* in the MISSING that follow */
+};
+
 struct wire_msg {
 	enum wire_type type;
 	uint32_t seq;
@@ -150,6 +205,11 @@ struct wire_msg {
 		struct wire_ready ready;
 		struct wire_started started;
 		struct wire_error error;
+		struct wire_missing missing;
+		struct wire_postcopy postcopy;
+		struct wire_wanted wanted;
+		struct wire_recover recover;
+		struct wire_recover_ack recover_ack;
 	};
 };
 
@@ -179,25 +239,43 @@ size_t wire_encode(const struct wire_msg *msg, uint8_t *buf);
 int wire_decode(const uint8_t *buf, size_t len, struct wire_msg *msg, struct tern_error *err);
 
 /*
- * ZERO: the one message that travels on channels (as a notify): pages that were
- * sent with contents earlier and are zero now.
+ * Messages that travel on channels, as a notify or at the begin of a push.
  */
-#define WIRE_ZERO_RANGES_MAX 200u
-#define WIRE_NOTIFY_ZERO 1u
+#define WIRE_RANGES_MAX 200u
 
-struct wire_page_range {
-	uint32_t region;
-	uint64_t first_page;
-	uint64_t nr_pages;
+enum wire_notify_type {
+	WIRE_NOTIFY_ZERO = 1, /* pages that were sent with contents earlier and are zero now */
+	WIRE_NOTIFY_PLACED = 2, /* postcopy: pages that were written on this channel before */
+	WIRE_NOTIFY_EMPTY = 3, /* postcopy: pages that were never sent and are zero */
+	WIRE_NOTIFY_CONTENTS = 4, /* postcopy: pages, whose contents follow */
+	WIRE_NOTIFY_NR,
 };
 
-struct wire_zero {
+struct wire_ranges {
 	uint16_t count;
-	struct wire_page_range v[WIRE_ZERO_RANGES_MAX];
+	struct wire_page_range v[WIRE_RANGES_MAX];
 };
+
+struct wire_contents {
+	uint32_t region;
+	uint64_t first_page; /* as many as there are contents */
+};
+
+struct wire_notify {
+	enum wire_notify_type type;
+	union {
+		struct wire_ranges ranges; /* all but CONTENTS */
+		struct wire_contents contents;
+	};
+};
+
+/* wire_notify_name - "ZERO", …; "unknown". */
+const char *wire_notify_name(unsigned type);
 
 /* Encode and decode; as above, @buf of TRANSPORT_NOTIFY_MAX bytes. */
-size_t wire_zero_encode(const struct wire_zero *z, uint8_t *buf);
-int wire_zero_decode(const uint8_t *buf, size_t len, struct wire_zero *z, struct tern_error *err);
+size_t wire_notify_encode(const struct wire_notify *n, uint8_t *buf);
+size_t wire_ranges_encode(enum wire_notify_type type, const struct wire_ranges *r, uint8_t *buf);
+int wire_notify_decode(const uint8_t *buf, size_t len, struct wire_notify *n,
+		       struct tern_error *err);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "zero.h"
+#include <string.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -191,4 +192,18 @@ const struct zero_ops *zero_ops_best(void)
 	for (unsigned i = 1; (next = zero_ops_get(i)); i++)
 		best = next;
 	return best;
+}
+
+bool zero_looks(const void *p, size_t len)
+{
+	for (size_t at = 0; at < len; at += 4096) {
+		uint64_t v[8], any = 0;
+
+		memcpy(v, (const uint8_t *)p + at, sizeof(v));
+		for (unsigned i = 0; i < 8; i++)
+			any |= v[i];
+		if (any)
+			return false;
+	}
+	return true;
 }

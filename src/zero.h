@@ -25,6 +25,14 @@ struct zero_ops {
 /* zero_ops_best - for this CPU.  Never NULL. */
 const struct zero_ops *zero_ops_best(void);
 
+/*
+ * zero_looks - does every page of [@p, @p + @len) begin with a zero cache line?
+ *
+ * A guess at whether all of them are zero, where one has to be made before the test
+ * that counts.
+ */
+bool zero_looks(const void *p, size_t len);
+
 /* zero_ops_get - the @i-th of those this CPU can run, plain C first; NULL behind the last. */
 const struct zero_ops *zero_ops_get(unsigned i);
 

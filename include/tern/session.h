@@ -91,7 +91,21 @@ enum tern_param {
 				      * no limit.  The smaller one of both sides counts. */
 	TERN_PARAM_WINDOWS,          /* RDMA: give the peer access to guest RAM by memory
 				      * windows where device and peer can (0/1) */
+	TERN_PARAM_MODE,             /* source: enum tern_mode */
+	TERN_PARAM_PRECOPY_ROUNDS,   /* source, hybrid: rounds before the switchover */
+	TERN_PARAM_MAX_POSTCOPY_BANDWIDTH, /* source: bytes per second for pages that nobody
+				      * has asked for, after the switchover; 0: no limit */
+	TERN_PARAM_FAULT_THREADS,    /* destination: threads that serve the guest's page
+				      * faults in postcopy */
 	TERN_PARAM_NR,
+};
+
+/* When the guest moves: before, after, or between its pages. */
+enum tern_mode {
+	TERN_MODE_PRECOPY = 0, /* once the rest of its pages fits the downtime limit */
+	TERN_MODE_POSTCOPY,    /* at once; its pages follow when it needs them, and anyway */
+	TERN_MODE_HYBRID,      /* after TERN_PARAM_PRECOPY_ROUNDS; the rest follows */
+	TERN_MODE_NR,
 };
 
 /* Parameters that are text; see tern_session_set_text(). */
@@ -167,6 +181,7 @@ const char *tern_version(void);
 const char *tern_state_name(enum tern_state state);
 const char *tern_outcome_name(enum tern_outcome outcome);
 const char *tern_dirty_provider_name(enum tern_dirty_provider provider);
+const char *tern_mode_name(enum tern_mode mode);
 
 /*
  * tern_param_info - describe @param, or NULL if there is no such parameter.
@@ -195,7 +210,10 @@ int tern_session_new(enum tern_role role, struct tern_session **out);
  * tern_session_delete - end and free *@s, and set it to NULL.
  *
  * A running migration is cancelled first as by tern_session_cancel(); after
- * GO, where it can no longer be cancelled, the call waits for the outcome.
+ * GO, where it can no longer be cancelled, the call waits for the outcome.  A session
+ * in POSTCOPY_PAUSED is given up: the destination guest will never get the pages that
+ * are still missing.  At the destination that means that threads which wait for them go on
+ * with whatever is there: end the guest first.
  * Blocks until all threads of the session have ended; not from a callback.
  * Tolerates NULL and *@s == NULL.
  */
@@ -206,8 +224,8 @@ void tern_session_delete(struct tern_session **s);
  *
  * Returns 0; -EINVAL for an unknown parameter or a value that is no multiple
  * of what it must be; -ERANGE outside the limits; -EBUSY once started.
- * TERN_PARAM_MAX_BANDWIDTH and TERN_PARAM_DOWNTIME_LIMIT_MS may be set while a
- * migration runs.
+ * TERN_PARAM_MAX_BANDWIDTH, TERN_PARAM_MAX_POSTCOPY_BANDWIDTH and
+ * TERN_PARAM_DOWNTIME_LIMIT_MS may be set while a migration runs.
  */
 int tern_session_set(struct tern_session *s, enum tern_param param, uint64_t value);
 
@@ -293,6 +311,48 @@ int tern_session_uri(const struct tern_session *s, char *buf, size_t size);
 int tern_session_cancel(struct tern_session *s);
 
 /*
+ * tern_session_recover - source, in POSTCOPY_PAUSED: connect to the destination again.
+ *
+ * At @uri, over any transport that the destination listens on (it stays where it listened
+ * first, which may be several addresses); NULL: where it was before.  Returns at once; the state
+ * becomes POSTCOPY_RECOVER, and then POSTCOPY_ACTIVE, or POSTCOPY_PAUSED again with an
+ * event WARNING that says why.  May be repeated without limit.  Any thread.
+ *
+ * Returns 0, -EINVAL (URI, or a destination: it waits for its source by itself), -EBUSY
+ * (not paused), -EPROTONOSUPPORT (transport not in this build).
+ */
+int tern_session_recover(struct tern_session *s, const char *uri);
+
+/* A part of a region as another process has it mapped. */
+struct tern_mapping {
+	uint32_t region; /* its id */
+	uint32_t reserved; /* 0 */
+	uint64_t offset, size; /* bytes of the region; whole host pages */
+	uint64_t hva; /* where, in that process */
+};
+
+/*
+ * tern_session_add_mapper - destination, postcopy: another process maps guest RAM too.
+ *
+ * Faults are per process.  One that shares the guest's memory (a vhost-user device, say)
+ * empties its mappings (madvise MADV_DONTNEED), registers them with a userfaultfd of its
+ * own for missing and minor faults, and hands that descriptor to the VMM before it touches
+ * the memory again; the VMM calls this from load() or later.  From then on its faults are
+ * served like the guest's.  When nothing is missing any more, its mappings are
+ * unregistered, and it goes on without.
+ *
+ * @uffd has been through UFFDIO_API; it is duplicated (and becomes non-blocking) and may be
+ * closed.  Only shared regions can be mapped so.
+ *
+ * Returns 0; -EINVAL (role, or a mapping that does not fit: tern_session_error() has no
+ * part in it, *@err says why unless it is NULL), -EAGAIN (not yet in postcopy), -ESRCH
+ * (nothing is missing any more: unregister them yourself), -ENOSPC (16 there are), -ENOMEM,
+ * -EBADF.  Any thread.
+ */
+int tern_session_add_mapper(struct tern_session *s, int uffd, const struct tern_mapping *maps,
+			    unsigned nr, struct tern_error *err);
+
+/*
  * tern_session_wait - block until the session has ended.
  *
  * @timeout_ms < 0 waits forever.  Returns 0 if it completed, -ETIMEDOUT if it
@@ -306,7 +366,7 @@ enum tern_state tern_session_state(const struct tern_session *s);
 enum tern_outcome tern_session_outcome(const struct tern_session *s);
 
 /*
- * tern_session_error - copy the session's first error.
+ * tern_session_error - copy the session's first error; in POSTCOPY_PAUSED, why it is.
  *
  * Returns its code (0: there is none; *@out is cleared then).  Any thread.
  */

@@ -24,7 +24,8 @@ extern "C" {
 enum tern_ledger_step {
 	TERN_LEDGER_PAUSE = 0,      /* pause() callback */
 	TERN_LEDGER_LAST_SYNC,      /* last look at the dirty log */
-	TERN_LEDGER_LAST_PAGES,     /* last dirty pages sent and placed */
+	TERN_LEDGER_LAST_PAGES,     /* last dirty pages sent and placed; with postcopy: the list
+				     * of missing pages sent */
 	TERN_LEDGER_STATE_SAVE,     /* save() callback */
 	TERN_LEDGER_STATE_TRANSFER, /* device state on the wire, READY's way back */
 	TERN_LEDGER_STATE_LOAD,     /* destination: load() callback */
@@ -72,6 +73,50 @@ struct tern_stats {
 	char cpus[256];              /* CPUs that the session's threads may use, "0-3,8" */
 	uint64_t connected_ns;       /* source: from connect() to the control connection; 0: none
 				      * yet */
+	uint32_t mode;               /* enum tern_mode; destination: PRECOPY or POSTCOPY */
+	uint32_t reserved;
+	uint64_t postcopy_ns;        /* from the destination's resume until nothing was missing,
+				      * or until now */
+};
+
+/* A distribution of times. */
+struct tern_latency {
+	uint64_t nr, sum_ns;
+	uint64_t p50_ns, p99_ns, p999_ns, max_ns; /* within 6 % */
+};
+
+/* A thread of the guest that has waited for pages. */
+struct tern_blocked_thread {
+	uint32_t tid;   /* of the kernel; 0: not known, all such threads together */
+	uint32_t reserved;
+	uint64_t faults;
+	uint64_t blocked_ns;
+};
+
+#define TERN_POSTCOPY_BUCKETS 32u
+#define TERN_POSTCOPY_THREADS_MAX 512u
+
+/* Postcopy.  The destination's side, except where it says otherwise. */
+struct tern_postcopy_stats {
+	uint64_t missing_pages;    /* now */
+	uint64_t missing_at_start; /* when the guest was resumed */
+	uint64_t discarded_bytes;  /* private memory given back at the switchover, holes too */
+	uint64_t requests;         /* pages asked for; source: requests that came */
+	uint64_t duplicates;       /* faults on a page that was asked for already; source:
+				    * requests for pages that were on their way or sent */
+	uint64_t read_ahead_hits;  /* source: of these, those on their way because they lie
+				    * behind a page that was asked for */
+	uint64_t local_faults;     /* resolved here, without waiting for the source */
+	uint64_t recoveries;       /* both sides: links that were lost and replaced */
+	/* From a fault to the thread's going on, for faults that had to ask; and its parts. */
+	struct tern_latency fault;
+	struct tern_latency notice, request, transfer, place;
+	uint64_t log2_us[TERN_POSTCOPY_BUCKETS]; /* faults by their time: below 1 us, below 2,
+						  * below 4, … */
+	uint64_t blocked_ns;       /* of all threads together */
+	uint64_t all_blocked_ns;   /* all threads that have ever waited were waiting */
+	uint32_t nr_threads;       /* filled in below */
+	struct tern_blocked_thread threads[TERN_POSTCOPY_THREADS_MAX];
 };
 
 struct tern_round_stats {
@@ -114,6 +159,10 @@ int tern_session_round_stats(const struct tern_session *s, unsigned index,
 			     struct tern_round_stats *out, size_t size);
 int tern_session_channel_stats(const struct tern_session *s, unsigned index,
 			       struct tern_channel_stats *out, size_t size);
+
+/* tern_session_postcopy_stats - as tern_session_stats(); all 0 without postcopy. */
+int tern_session_postcopy_stats(const struct tern_session *s, struct tern_postcopy_stats *out,
+				size_t size);
 
 /* tern_ledger_step_name - "pause", "last_sync", …; "unknown". */
 const char *tern_ledger_step_name(enum tern_ledger_step step);

@@ -46,8 +46,8 @@ struct tern_vm_ops {
 	int (*save)(void *opaque, struct tern_state_writer *w);
 
 	/*
-	 * Destination, guest not running, all RAM placed: read device state
-	 * with tern_state_read().  All of it has arrived before the call.
+	 * Destination, guest not running, all RAM placed, or with postcopy fetched
+	 * as it is touched: read device state with tern_state_read().  All of it has arrived before the call.
 	 * State left unread is an error.
 	 */
 	int (*load)(void *opaque, struct tern_state_reader *r);

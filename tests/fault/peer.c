@@ -265,6 +265,28 @@ size_t peer_message(struct peer *p, enum wire_type type, uint8_t *buf)
 		m.error.len = 15;
 		memcpy(m.error.text, "something broke", 15);
 		break;
+	case WIRE_MISSING: /* one page, the first */
+		m.missing.len = 2;
+		m.missing.runs[1] = 1;
+		break;
+	case WIRE_POSTCOPY:
+		m.postcopy.missing_pages = 1;
+		break;
+	case WIRE_PAGES_WANTED:
+		m.wanted.count = 1;
+		m.wanted.v[0].nr_pages = 1;
+		break;
+	case WIRE_RECOVER:
+		m.recover = (struct wire_recover){ .version = 1,
+						   .channels = PEER_CHANNELS,
+						   .chunk_bytes = 1 << 18,
+						   .peer_timeout_ms = PEER_TIMEOUT_MS };
+		break;
+	case WIRE_RECOVER_ACK:
+		m.recover_ack = (struct wire_recover_ack){ .channels = PEER_CHANNELS,
+							   .chunk_bytes = 1 << 18,
+							   .peer_timeout_ms = PEER_TIMEOUT_MS };
+		break;
 	default:
 		break;
 	}

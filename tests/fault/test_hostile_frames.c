@@ -100,7 +100,7 @@ static const struct bad_frame frames[] = {
 	{ .name = "PUSH that is not welcome",
 	  .h = { .type = FRAME_PUSH, .length = 8, .contents = PAGE },
 	  .payload = 8 + PAGE,
-	  .text = "bad type" },
+	  .text = "unknown type 61166" },
 	{ .name = "FENCE, length",
 	  .h = { .type = FRAME_FENCE, .seq = 2, .length = 1 },
 	  .text = "bad length" },
@@ -163,7 +163,7 @@ static const struct bad_frame frames[] = {
 /* A ZERO with bytes patched; the first range is good unless patched. */
 struct bad_zero {
 	const char *name;
-	struct wire_zero z;
+	struct wire_ranges z;
 	unsigned at, size;
 	uint64_t value;
 	int stretch;
@@ -177,7 +177,9 @@ struct bad_zero {
 
 static const struct bad_zero zeros[] = {
 	{ "type 0", { 1, { GOOD } }, 0, 2, 0, 0, "unknown type 0" },
-	{ "type 2", { 1, { GOOD } }, 0, 2, 2, 0, "unknown type 2" },
+	{ "type 2", { 1, { GOOD } }, 0, 2, 2, 0, "PLACED from the peer came on channel 1 before" },
+	{ "type 3", { 1, { GOOD } }, 0, 2, 3, 0, "EMPTY from the peer came on channel 1 before" },
+	{ "type 5", { 1, { GOOD } }, 0, 2, 5, 0, "unknown type 5" },
 	{ "one byte", { 1, { GOOD } }, 0, 0, 0, -23, "(1 bytes)" },
 	{ "no count", { 1, { GOOD } }, 0, 0, 0, -22, "truncated in field count" },
 	{ "count 0", { 1, { GOOD } }, 2, 2, 0, 0, "count = 0" },
@@ -298,7 +300,7 @@ static void send_bad_zero(void *opaque, unsigned i)
 	char(*problems)[SCENE_PROBLEMS_MAX] = opaque;
 	const struct bad_zero *z = &zeros[i];
 	uint8_t buf[FRAME_HEADER_LEN + TRANSPORT_NOTIFY_MAX];
-	size_t len = wire_zero_encode(&z->z, buf + FRAME_HEADER_LEN);
+	size_t len = wire_ranges_encode(WIRE_NOTIFY_ZERO, &z->z, buf + FRAME_HEADER_LEN);
 
 	bytes_patch(buf + FRAME_HEADER_LEN, z->at, z->size, z->value);
 	len = (size_t)((long)len + z->stretch);

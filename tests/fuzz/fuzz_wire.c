@@ -39,30 +39,30 @@ static bool try_message(const uint8_t *data, size_t size)
 }
 
 /* As a notify. */
-static bool try_zero(const uint8_t *data, size_t size)
+static bool try_notify(const uint8_t *data, size_t size)
 {
-	struct wire_zero z;
+	struct wire_notify n;
 	struct tern_error err;
 	uint8_t out[TRANSPORT_NOTIFY_MAX];
 
-	memset(&z, 0xee, sizeof(z));
+	memset(&n, 0xee, sizeof(n));
 	error_clear(&err);
-	int r = wire_zero_decode(data, size, &z, &err);
+	int r = wire_notify_decode(data, size, &n, &err);
 
-	FUZZ_CHECK(r == err.code, "decoding ZERO returned %d and the error %d", r, err.code);
+	FUZZ_CHECK(r == err.code, "decoding a notify returned %d and the error %d", r, err.code);
 	if (r)
 		return false;
-	size_t len = wire_zero_encode(&z, out);
+	size_t len = wire_notify_encode(&n, out);
 
 	FUZZ_CHECK(len == size && !memcmp(out, data, len),
-		   "ZERO of %zu bytes encodes differently, to %zu bytes", size, len);
+		   "a notify of %zu bytes encodes differently, to %zu bytes", size, len);
 	return true;
 }
 
 enum fuzz_reach fuzz_one(const uint8_t *data, size_t size, unsigned patience_ms)
 {
 	bool message = size <= TRANSPORT_MSG_MAX && try_message(data, size);
-	bool zero = size <= TRANSPORT_NOTIFY_MAX && try_zero(data, size);
+	bool zero = size <= TRANSPORT_NOTIFY_MAX && try_notify(data, size);
 
 	return message || zero ? FUZZ_FULL : FUZZ_PARTLY;
 }

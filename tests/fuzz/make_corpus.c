@@ -113,6 +113,25 @@ static struct wire_msg *sample(enum wire_type type)
 		m.error.len = 9;
 		memcpy(m.error.text, "it failed", 9);
 		break;
+	case WIRE_MISSING: /* ....XX.XXX */
+		m.missing.len = 4;
+		memcpy(m.missing.runs, "\4\2\1\3", 4);
+		break;
+	case WIRE_POSTCOPY:
+		m.postcopy.missing_pages = 5;
+		break;
+	case WIRE_PAGES_WANTED:
+		m.wanted.count = 2;
+		m.wanted.v[0] = (struct wire_page_range){ 0, 4, 1 };
+		m.wanted.v[1] = (struct wire_page_range){ 1, 2, 1 };
+		break;
+	case WIRE_RECOVER:
+		m.recover = (struct wire_recover){ 1, 2, 1 << 20, 5000, { 0 } };
+		memset(m.recover.session_id, 0x5e, sizeof(m.recover.session_id));
+		break;
+	case WIRE_RECOVER_ACK:
+		m.recover_ack = (struct wire_recover_ack){ 2, 1 << 20, 5000, 5 };
+		break;
 	default:
 		break;
 	}
@@ -153,9 +172,9 @@ static void add_rounds(struct seed *s, unsigned flags)
 
 static size_t zero_msg(uint8_t *buf)
 {
-	struct wire_zero z = { 3, { { 0, 2, 3 }, { 0, 10, 6 }, { 1, 0, 1 } } };
+	struct wire_ranges z = { 3, { { 0, 2, 3 }, { 0, 10, 6 }, { 1, 0, 1 } } };
 
-	return wire_zero_encode(&z, buf);
+	return wire_ranges_encode(WIRE_NOTIFY_ZERO, &z, buf);
 }
 
 static void add_zero(struct seed *s, unsigned channel)
@@ -398,7 +417,7 @@ static void make_zero_borders(struct seed *s, const char *dir)
 {
 	static const struct {
 		const char *name;
-		struct wire_zero z;
+		struct wire_ranges z;
 	} seeds[] = {
 		{ "full-zero-all", { 2, { { 0, 0, 16 }, { 1, 0, 4 } } } },
 		{ "full-zero-adjacent", { 2, { { 0, 3, 1 }, { 0, 4, 1 } } } },
@@ -415,7 +434,7 @@ static void make_zero_borders(struct seed *s, const char *dir)
 		seed_add(s, "", 1);
 		add_msgs(s, 0, setup_msgs);
 		add_msg(s, 0, sample(WIRE_ROUND)); /* channels are open from here on */
-		add_record(s, SCRIPT_NOTIFY, buf, wire_zero_encode(&seeds[i].z, buf));
+		add_record(s, SCRIPT_NOTIFY, buf, wire_ranges_encode(WIRE_NOTIFY_ZERO, &seeds[i].z, buf));
 		add_rounds(s, 0);
 		add_msgs(s, 0, state_msgs);
 		add_msgs(s, 0, go_msgs);

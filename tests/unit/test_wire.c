@@ -270,29 +270,69 @@ static void sender_of_each(void **state)
 	assert_string_equal(wire_type_name(WIRE_TYPE_NR), "unknown");
 }
 
-static void zero_round_trip(void **state)
+/* A message of channels: there and back, cut short at every byte, too long. */
+static void check_notify(const struct wire_notify *in)
 {
-	uint8_t buf[TRANSPORT_NOTIFY_MAX];
-	struct wire_zero in = { 0 }, out = { 0 };
+	uint8_t buf[TRANSPORT_NOTIFY_MAX + 1] = { 0 };
+	struct wire_notify out;
 	struct tern_error err;
 
-	in.count = WIRE_ZERO_RANGES_MAX;
-	for (unsigned i = 0; i < in.count; i++)
-		in.v[i] = (struct wire_page_range){ i, 1000ull * i, i + 1 };
-	size_t len = wire_zero_encode(&in, buf);
+	memset(&out, 0, sizeof(out));
+	size_t len = wire_notify_encode(in, buf);
 
 	error_clear(&err);
-	assert_int_equal(wire_zero_decode(buf, len, &out, &err), 0);
-	assert_memory_equal(&in, &out, sizeof(in));
+	assert_int_equal(wire_notify_decode(buf, len, &out, &err), 0);
+	assert_memory_equal(in, &out, sizeof(*in));
 	for (size_t n = 0; n < len; n++) {
 		error_clear(&err);
-		assert_true(wire_zero_decode(buf, n, &out, &err) < 0);
+		assert_true(wire_notify_decode(buf, n, &out, &err) < 0);
 	}
-	assert_int_equal(wire_zero_decode(buf, len + 1, &out, &err), -EBADMSG);
+	error_clear(&err);
+	assert_int_equal(wire_notify_decode(buf, len + 1, &out, &err), -EBADMSG);
+}
+
+static void zero_round_trip(void **state)
+{
+	struct wire_notify in;
+	uint8_t buf[TRANSPORT_NOTIFY_MAX];
+	struct tern_error err;
+
+	memset(&in, 0, sizeof(in));
+	in.ranges.count = WIRE_RANGES_MAX;
+	for (unsigned i = 0; i < in.ranges.count; i++)
+		in.ranges.v[i] = (struct wire_page_range){ i, 1000ull * i, i + 1 };
+	in.type = WIRE_NOTIFY_ZERO;
+	check_notify(&in);
+	size_t len = wire_notify_encode(&in, buf);
+
 	buf[0] = 9;
 	error_clear(&err);
-	assert_int_equal(wire_zero_decode(buf, len, &out, &err), -EPROTO);
+	assert_int_equal(wire_notify_decode(buf, len, &in, &err), -EPROTO);
 	assert_non_null(strstr(err.message, "unknown type 9"));
+}
+
+static void placed_and_empty_round_trip(void **state)
+{
+	struct wire_notify in;
+
+	memset(&in, 0, sizeof(in));
+	in.ranges.count = 1;
+	in.ranges.v[0] = (struct wire_page_range){ 3, 1ull << 39, 77 };
+	in.type = WIRE_NOTIFY_PLACED;
+	check_notify(&in);
+	in.type = WIRE_NOTIFY_EMPTY;
+	check_notify(&in);
+}
+
+static void contents_round_trip(void **state)
+{
+	struct wire_notify in;
+
+	memset(&in, 0, sizeof(in));
+	in.type = WIRE_NOTIFY_CONTENTS;
+	in.contents.region = 4095;
+	in.contents.first_page = 12345678901;
+	check_notify(&in);
 }
 
 int main(void)
@@ -303,6 +343,8 @@ int main(void)
 		cmocka_unit_test(bad_header),     cmocka_unit_test(limits),
 		cmocka_unit_test(damaged),        cmocka_unit_test(sender_of_each),
 		cmocka_unit_test(zero_round_trip),
+		cmocka_unit_test(placed_and_empty_round_trip),
+		cmocka_unit_test(contents_round_trip),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
