@@ -338,6 +338,12 @@ int cmd_bench(int argc, char **argv)
 		fputs(bench_args_usage(), stdout);
 		return CLI_EXIT_OK;
 	}
+	if (!ret && args.recover) {
+		ret = control_ask(args.control, args.uri, &err);
+		if (ret)
+			cli_complain("%s", err.message);
+		return ret ? CLI_EXIT_FAILED : CLI_EXIT_OK;
+	}
 	if (!ret)
 		ret = bench_apply_params(&args, TERN_SOURCE, NULL, &err);
 	if (!ret)

@@ -37,6 +37,8 @@ enum kind {
 enum slot {
 	SLOT_LISTEN,
 	SLOT_CONNECT,
+	SLOT_RECOVER,
+	SLOT_CONTROL,
 	SLOT_TRANSPORT,
 	SLOT_SIZE,
 	SLOT_REGIONS,
@@ -50,6 +52,9 @@ enum slot {
 	SLOT_WORKING_SET,
 	SLOT_PATTERN,
 	SLOT_MODE,
+	SLOT_PRECOPY_ROUNDS,
+	SLOT_MAX_POSTCOPY_BANDWIDTH,
+	SLOT_FAULT_THREADS,
 	SLOT_CHANNELS,
 	SLOT_CHUNK,
 	SLOT_PIN,
@@ -80,6 +85,8 @@ struct option_row {
 static const struct option_row rows[] = {
 	[SLOT_LISTEN] = { "listen", KIND_TEXT },
 	[SLOT_CONNECT] = { "connect", KIND_TEXT },
+	[SLOT_RECOVER] = { "recover", KIND_FLAG },
+	[SLOT_CONTROL] = { "control", KIND_TEXT },
 	[SLOT_TRANSPORT] = { "transport", KIND_WORD, .words = "auto|rdma|tcp" },
 	[SLOT_SIZE] = { "size", KIND_PAGES, GUEST_PAGE_SIZE, ARGS_SIZE_MAX },
 	[SLOT_REGIONS] = { "regions", KIND_NUMBER, 1, TERN_REGIONS_MAX },
@@ -93,6 +100,9 @@ static const struct option_row rows[] = {
 	[SLOT_WORKING_SET] = { "working-set", KIND_PAGES, 0, ARGS_SIZE_MAX },
 	[SLOT_PATTERN] = { "pattern", KIND_WORD, .words = "uniform|sequential|hot|alternate" },
 	[SLOT_MODE] = { "mode", KIND_WORD, .words = "precopy|postcopy|hybrid" },
+	[SLOT_PRECOPY_ROUNDS] = { "precopy-rounds", KIND_NUMBER, 0, UINT32_MAX },
+	[SLOT_MAX_POSTCOPY_BANDWIDTH] = { "max-postcopy-bandwidth", KIND_SIZE, 0, ARGS_RATE_MAX },
+	[SLOT_FAULT_THREADS] = { "fault-threads", KIND_NUMBER, 0, UINT32_MAX },
 	[SLOT_CHANNELS] = { "channels", KIND_NUMBER, 1, 64 },
 	[SLOT_CHUNK] = { "chunk", KIND_PAGES, GUEST_PAGE_SIZE, ARGS_SIZE_MAX },
 	[SLOT_PIN] = { "pin", KIND_WORD, .words = "pipelined|all|odp" },
@@ -129,6 +139,9 @@ const char *bench_args_usage(void)
 	       "Moves a running synthetic guest between two processes and verifies every page.\n"
 	       "\n"
 	       "  --listen URI | --connect URI  be only the destination / only the source\n"
+	       "  --recover                     with --connect: tell a source that is paused in\n"
+	       "                                postcopy to go on, at that URI\n"
+	       "  --control PATH                socket by which --recover reaches the source\n"
 	       "  --transport auto|rdma|tcp     when both roles run here (auto)\n"
 	       "  --size SIZE                   guest RAM (1G)\n"
 	       "  --regions N                   regions it is cut into (1)\n"
@@ -143,6 +156,9 @@ const char *bench_args_usage(void)
 	       "  --pattern uniform|sequential|hot|alternate  (uniform)\n"
 	       "  --seed N                      seed of all contents (1)\n"
 	       "  --mode precopy|postcopy|hybrid\n"
+	       "  --precopy-rounds N            hybrid: rounds before the switchover (1)\n"
+	       "  --max-postcopy-bandwidth SIZE bytes per second that nobody waits for; 0: no limit\n"
+	       "  --fault-threads N             postcopy: threads that serve page faults (1)\n"
 	       "  --channels N                  data channels (2)\n"
 	       "  --chunk SIZE                  largest single write\n"
 	       "  --pin pipelined|all|odp       RDMA: memory registration\n"
@@ -339,13 +355,22 @@ static int settle_role(const struct typed *t, struct bench_args *a, struct tern_
 	return 0;
 }
 
-/* --mode, as far as there are modes, and the URI's form. */
+/* Options of a mode that is not the one, and the URI's form. */
 static int settle_mode(const struct typed *t, const struct bench_args *a, struct tern_error *err)
 {
-	if (t->value[SLOT_MODE])
+	if (t->given[SLOT_RECOVER] && a->role != BENCH_SOURCE)
 		return cli_fail(err, -EINVAL,
-				"--mode %s: postcopy is not in this build; use precopy",
-				t->text[SLOT_MODE]);
+				"--recover: needs --connect URI, where the destination waits");
+	if (t->given[SLOT_CONTROL] && a->role != BENCH_SOURCE)
+		return cli_fail(err, -EINVAL,
+				"--control %s: is a matter of the source alone (--connect)",
+				t->text[SLOT_CONTROL]);
+	if (t->given[SLOT_PRECOPY_ROUNDS] && t->value[SLOT_MODE] != TERN_MODE_HYBRID &&
+	    a->role != BENCH_DESTINATION)
+		return cli_fail(err, -EINVAL,
+				"--precopy-rounds %s: is for --mode hybrid; precopy takes as many "
+				"rounds as it needs, postcopy none",
+				t->text[SLOT_PRECOPY_ROUNDS]);
 	return a->uri ? tern_uri_check(a->uri, err) : 0;
 }
 
@@ -469,6 +494,10 @@ static void settle_params(const struct typed *t, struct bench_args *a)
 	} map[] = {
 		{ TERN_PARAM_CHANNELS, SLOT_CHANNELS, true },
 		{ TERN_PARAM_CHUNK_BYTES, SLOT_CHUNK, false },
+		{ TERN_PARAM_MODE, SLOT_MODE, false },
+		{ TERN_PARAM_PRECOPY_ROUNDS, SLOT_PRECOPY_ROUNDS, false },
+		{ TERN_PARAM_MAX_POSTCOPY_BANDWIDTH, SLOT_MAX_POSTCOPY_BANDWIDTH, false },
+		{ TERN_PARAM_FAULT_THREADS, SLOT_FAULT_THREADS, false },
 		{ TERN_PARAM_DOWNTIME_LIMIT_MS, SLOT_DOWNTIME_LIMIT, true },
 		{ TERN_PARAM_MAX_BANDWIDTH, SLOT_MAX_BANDWIDTH, false },
 		{ TERN_PARAM_PEER_TIMEOUT_MS, SLOT_PEER_TIMEOUT, false },
@@ -550,6 +579,8 @@ int bench_args_parse(int argc, char **argv, struct bench_args *out, struct tern_
 	a.timeout_ms = t.value[SLOT_TIMEOUT];
 	a.downtime_limit_ms = t.value[SLOT_DOWNTIME_LIMIT];
 	a.json = t.text[SLOT_JSON];
+	a.recover = t.given[SLOT_RECOVER];
+	a.control = t.text[SLOT_CONTROL];
 	ret = settle_role(&t, &a, err);
 	if (!ret)
 		ret = settle_build(&t, &a, err);

@@ -25,6 +25,8 @@ struct bench_args {
 	uint64_t timeout_ms; /* 0: none */
 	uint64_t downtime_limit_ms;
 	const char *text[TERN_TEXT_NR]; /* parameters that are text, or NULL; in argv */
+	bool recover; /* tell a paused source to connect to uri */
+	const char *control; /* its socket, or NULL; points into argv */
 	const char *json; /* file, "-", or NULL; points into argv */
 
 	/* Parameters for the session; the library's defaults stand where .set is false. */

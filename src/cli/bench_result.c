@@ -6,6 +6,12 @@
 #include <tern/tern.h>
 #include "bench_side.h"
 
+/*
+ * A first access that took so long waited for somebody.  The kernel maps a page that is
+ * there in about one microsecond; by way of another thread it is seven, and more.
+ */
+#define WAITED_NS 5000u
+
 /* An error as an object, or null. */
 static json_t *error_json(const struct tern_error *e)
 {
@@ -58,6 +64,29 @@ static void add_memory(json_t *o, const struct side *side)
 	json_object_set_new(o, "engine_bytes", json_integer((json_int_t)st.engine_bytes));
 }
 
+/*
+ * How long the guest's first access to a page took, microseconds, of those that took at
+ * least @least_ns; null if there are none.
+ */
+static json_t *first_touch_json(const struct side *side, uint64_t least_ns)
+{
+	struct histogram *h = malloc(sizeof(*h));
+	json_t *o = json_null();
+
+	/* Who was verified is paused. */
+	if (h && side->verified) {
+		guest_first_touch(side->guest, least_ns, h);
+		if (h->nr)
+			o = json_pack("{s:I, s:f, s:f, s:f, s:f}", "nr", (json_int_t)h->nr, "p50",
+				      (double)histogram_percentile(h, 500) / 1e3, "p99",
+				      (double)histogram_percentile(h, 990) / 1e3, "p999",
+				      (double)histogram_percentile(h, 999) / 1e3, "max",
+				      (double)h->max_ns / 1e3);
+	}
+	free(h);
+	return o;
+}
+
 /* What the guest did. */
 static void add_guest(json_t *o, const struct side *side)
 {
@@ -68,6 +97,8 @@ static void add_guest(json_t *o, const struct side *side)
 	json_object_set_new(o, "longest_gap_us",
 			    ran ? json_real((double)guest_longest_gap_ns(side->guest) / 1e3)
 				: json_null());
+	json_object_set_new(o, "first_touch_us", first_touch_json(side, 0));
+	json_object_set_new(o, "waited_us", first_touch_json(side, WAITED_NS));
 }
 
 /* The library's own statistics, or null. */

@@ -38,6 +38,12 @@ static void on_event(void *opaque, const struct tern_event *event)
 	switch (event->type) {
 	case TERN_EVENT_STATE:
 		progress_state(&side->progress, event->state);
+		control_state(&side->control, side->session, event->state);
+		if (event->state == TERN_STATE_POSTCOPY_PAUSED && side->control.fd >= 0)
+			progress_message(&side->progress,
+					 "paused; to go on: tern bench --connect URI --recover "
+					 "--control %s",
+					 side->control.path);
 		/* Cannot fail short of 2^64 events. */
 		if (write(side->wake_fd, &one, sizeof(one)) < 0)
 			return;
@@ -127,6 +133,7 @@ int side_open(struct side *side, const struct bench_args *args, enum tern_role r
 		.args = args, .role = role, .wake_fd = -1, .signal_fd = -1, .life_fd = -1
 	};
 	progress_init(&side->progress, quiet, role == TERN_DESTINATION);
+	control_init(&side->control);
 	side->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (side->wake_fd < 0)
 		return cli_fail(&side->error, -errno, "cannot make an eventfd: %s",
@@ -153,10 +160,17 @@ int side_open(struct side *side, const struct bench_args *args, enum tern_role r
 void side_close(struct side *side)
 {
 	tern_session_delete(&side->session);
+	control_close(&side->control);
 	guest_delete(&side->guest);
 	if (side->wake_fd >= 0)
 		close(side->wake_fd);
 	progress_fini(&side->progress);
+}
+
+/* Does the migration end in postcopy, which may pause? */
+static bool may_pause(const struct side *side)
+{
+	return side->args->param[TERN_PARAM_MODE].value != TERN_MODE_PRECOPY;
 }
 
 /* Start the clock and the session. */
@@ -164,6 +178,11 @@ int side_start(struct side *side, const char *uri)
 {
 	int ret;
 
+	ret = side->args->role == BENCH_SOURCE && may_pause(side) ?
+		      control_open(&side->control, side->args->control, &side->error) :
+		      0;
+	if (ret)
+		return ret;
 	procstat_read(&side->begin);
 	side->begin_guest_cpu_ns = guest_cpu_ns(side->guest);
 	side->started_ns = cli_now_ns();
@@ -193,16 +212,27 @@ static bool ended(const struct side *side)
 /* Ask the session to cancel, once. */
 static void give_up(struct side *side, const char *why)
 {
+	enum tern_state state = tern_session_state(side->session);
+
 	if (side->gave_up)
 		return;
 	side->gave_up = true;
-	if (tern_session_cancel(side->session) == -EBUSY)
+	if (state == TERN_STATE_POSTCOPY_PAUSED)
+		progress_message(&side->progress,
+				 "%s: giving up a paused migration, whose guest lacks pages", why);
+	else if (tern_session_cancel(side->session) == -EBUSY)
 		progress_message(&side->progress,
 				 "%s: too late to cancel, the guest belongs to the destination "
 				 "already; waiting for the outcome",
 				 why);
 	else
 		progress_message(&side->progress, "%s: cancelling", why);
+}
+
+/* Has the user given up a migration that waits for --recover? */
+static bool abandoned(const struct side *side)
+{
+	return side->gave_up && tern_session_state(side->session) == TERN_STATE_POSTCOPY_PAUSED;
 }
 
 /* Milliseconds until side_wait() has to look again; -1: only on events. */
@@ -225,12 +255,13 @@ static void wait_once(struct side *side, uint64_t deadline_ns)
 		{ .fd = side->wake_fd, .events = POLLIN },
 		{ .fd = side->signal_fd, .events = POLLIN },
 		{ .fd = side->gave_up ? -1 : side->life_fd, .events = POLLIN },
+		{ .fd = side->control.fd, .events = POLLIN },
 	};
 	struct signalfd_siginfo info;
 	uint64_t events;
 
 	progress_draw(&side->progress, side->session);
-	if (poll(fds, 3, wait_ms(side, deadline_ns)) < 0)
+	if (poll(fds, 4, wait_ms(side, deadline_ns)) < 0)
 		return; /* EINTR */
 	/* Only empties it; the state is looked at by the caller. */
 	if (fds[0].revents && read(side->wake_fd, &events, sizeof(events)) < 0)
@@ -239,6 +270,8 @@ static void wait_once(struct side *side, uint64_t deadline_ns)
 		give_up(side, strsignal((int)info.ssi_signo));
 	if (fds[2].revents)
 		give_up(side, "the source process is gone");
+	if (fds[3].revents)
+		control_ready(&side->control, side->session);
 	if (deadline_ns && cli_now_ns() >= deadline_ns)
 		give_up(side, "--timeout is over");
 }
@@ -254,9 +287,9 @@ int side_wait(struct side *side)
 	/* The destination of two processes here is ended by the source. */
 	if (timeout_ms && side->life_fd < 0)
 		deadline_ns = side->started_ns + timeout_ms * NS_PER_MS;
-	while (!ended(side))
+	while (!ended(side) && !abandoned(side))
 		wait_once(side, deadline_ns);
-	ret = tern_session_wait(side->session, -1);
+	ret = abandoned(side) ? -ECANCELED : tern_session_wait(side->session, -1);
 	side->end_guest_cpu_ns = guest_cpu_ns(side->guest);
 	procstat_read(&side->end);
 	side->end_writes = guest_writes(side->guest);

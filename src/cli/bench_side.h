@@ -16,6 +16,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include "bench_args.h"
+#include "control.h"
 #include "guest.h"
 #include "procstat.h"
 #include "progress.h"
@@ -28,6 +29,7 @@ struct side {
 	struct progress progress;
 	int wake_fd; /* eventfd: the session's state changed */
 	int signal_fd; /* SIGINT and SIGTERM as a signalfd; -1: do not look */
+	struct control control; /* for --recover; source alone */
 	int life_fd; /* readable or hung up: the other process is gone; -1: none */
 
 	struct tern_error error; /* what bench itself met, or the session's first error */

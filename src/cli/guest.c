@@ -266,6 +266,7 @@ void guest_delete(struct guest **gp)
 	pthread_cond_destroy(&g->stopped);
 	pthread_mutex_destroy(&g->lock);
 	free(g->observed);
+	free(g->touch);
 	free(g->vcpus);
 	free(g->regions);
 	free(g);

@@ -26,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <tern/error.h>
+#include "../histogram.h"
 #include "content.h"
 #include "layout.h"
 
@@ -166,6 +167,13 @@ uint64_t guest_cpu_ns(const struct guest *g);
  * next iteration since it was created (its own sleep and pauses are not counted).
  */
 uint64_t guest_longest_gap_ns(const struct guest *g);
+
+/*
+ * guest_first_touch - at the destination: how long the vCPUs' first access to each page
+ * of the working set took, a page fault included, whoever served it; those of at least
+ * @least_ns.  While paused.
+ */
+void guest_first_touch(const struct guest *g, uint64_t least_ns, struct histogram *out);
 
 /* guest_save - encode the device state of a paused guest; returns its length. */
 size_t guest_save(const struct guest *g, uint8_t buf[GUEST_STATE_MAX]);

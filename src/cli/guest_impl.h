@@ -21,6 +21,7 @@ struct guest_vcpu {
 	uint64_t slice_first; /* its part of the working set: first page … */
 	uint64_t slice_pages; /* … and number of pages; set while paused */
 	uint64_t handover; /* k at guest_load(); set while paused */
+	struct histogram *touch; /* destination: first accesses; its thread, or while paused */
 	_Atomic uint64_t k; /* pages written; written by its thread, read by any */
 	_Atomic uint64_t gap_ns; /* longest gap; the same */
 	/* Its thread only: */
@@ -44,6 +45,7 @@ struct guest {
 	 * paused.  NULL on the source.
 	 */
 	uint64_t *observed;
+	struct histogram *touch; /* memory of all vcpus[].touch, or NULL */
 
 	pthread_mutex_t lock; /* the fields below */
 	pthread_cond_t wake; /* resumed, quit, or (timed) a sleep's end */

@@ -161,6 +161,7 @@ int guest_load(struct guest *g, const uint8_t *buf, size_t len, struct tern_erro
 {
 	struct guest_config cfg = g->cfg;
 	uint64_t k[GUEST_VCPUS_MAX], *observed;
+	struct histogram *touch;
 	int ret = head_decode(buf, len, &cfg, err);
 
 	if (!ret)
@@ -168,17 +169,25 @@ int guest_load(struct guest *g, const uint8_t *buf, size_t len, struct tern_erro
 	if (ret)
 		return ret;
 	observed = calloc(cfg.working_set / GUEST_PAGE_SIZE + 1, sizeof(*observed));
-	if (!observed)
+	touch = calloc(cfg.vcpus, sizeof(*touch));
+	if (!observed || !touch) {
+		free(observed);
+		free(touch);
 		return cli_fail(err, -ENOMEM,
 				"cannot allocate the record of working-set pages: out of memory");
+	}
 	/* The threads look at all this only after guest_resume(), under the lock. */
 	pthread_mutex_lock(&g->lock);
 	free(g->observed);
+	free(g->touch);
 	g->observed = observed;
+	g->touch = touch;
 	g->cfg = cfg;
 	g->content = (struct content){ .seed = cfg.seed, .fill = cfg.fill };
 	guest_lay_out(g);
 	guest_slice(g);
+	for (unsigned i = 0; i < GUEST_VCPUS_MAX; i++)
+		g->vcpus[i].touch = i < cfg.vcpus ? &touch[i] : NULL;
 	for (unsigned i = 0; i < cfg.vcpus; i++) {
 		g->vcpus[i].handover = k[i];
 		atomic_store(&g->vcpus[i].k, k[i]);

@@ -97,13 +97,20 @@ static uint64_t due_ns(const struct guest_vcpu *v, uint64_t k)
 	       (ns > UINT32_MAX * (wide)NS_PER_S ? UINT32_MAX * (uint64_t)NS_PER_S : (uint64_t)ns);
 }
 
-/* Destination: before the first overwrite of working-set page @i, see what arrived. */
-static void observe(struct guest *g, uint64_t i, uint64_t page, const uint8_t *p)
+/*
+ * Destination: before the first overwrite of working-set page @i, see what arrived.  If it
+ * has not arrived yet, the first byte is what is waited for.
+ */
+static void observe(struct guest_vcpu *v, uint64_t i, uint64_t page, const uint8_t *p)
 {
-	uint64_t version;
+	struct guest *g = v->guest;
+	uint64_t version, begin;
 
 	if (g->observed[i] != GUEST_UNSEEN)
 		return;
+	begin = cli_now_ns();
+	(void)*(const volatile uint8_t *)p;
+	histogram_add(v->touch, cli_now_ns() - begin);
 	g->observed[i] = content_observe(&g->content, p, page, &version) ? version + 1 : GUEST_TORN;
 }
 
@@ -115,7 +122,7 @@ static void write_page(struct guest_vcpu *v, uint64_t k)
 	uint8_t *p = guest_page(g, page);
 
 	if (g->observed)
-		observe(g, i, page, p);
+		observe(v, i, page, p);
 	content_write(&g->content, p, page, k + 1);
 	guest_log_mark(g, page);
 }
@@ -312,4 +319,13 @@ uint64_t guest_longest_gap_ns(const struct guest *g)
 			max = gap;
 	}
 	return max;
+}
+
+/* First accesses of all vCPUs. */
+void guest_first_touch(const struct guest *g, uint64_t least_ns, struct histogram *out)
+{
+	memset(out, 0, sizeof(*out));
+	for (unsigned i = 0; i < GUEST_VCPUS_MAX; i++)
+		if (g->vcpus[i].touch)
+			histogram_merge(out, g->vcpus[i].touch, least_ns);
 }

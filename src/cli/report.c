@@ -100,6 +100,8 @@ static json_t *guest_json(const struct bench_args *args, const json_t *source,
 	json_object_set_new(o, "source_writes", copy(source, "guest_writes"));
 	json_object_set_new(o, "source_longest_gap_us", copy(source, "longest_gap_us"));
 	json_object_set_new(o, "destination_longest_gap_us", copy(destination, "longest_gap_us"));
+	json_object_set_new(o, "first_touch_us", copy(destination, "first_touch_us"));
+	json_object_set_new(o, "waited_us", copy(destination, "waited_us"));
 	json_object_set_new(o, "source_cpu_s", copy(source, "guest_cpu_s"));
 	json_object_set_new(o, "destination_cpu_s", copy(destination, "guest_cpu_s"));
 	return o;
@@ -109,6 +111,21 @@ static json_t *guest_json(const struct bench_args *args, const json_t *source,
 static json_t *first_error(const json_t *source, const json_t *destination)
 {
 	return get(source, "error") ? copy(source, "error") : copy(destination, "error");
+}
+
+/* Faults are the destination's matter; what the source has to add goes beside them. */
+static void merge_postcopy(json_t *o, const json_t *source, const json_t *destination)
+{
+	const json_t *there = get(get(source, "stats"), "postcopy");
+	json_t *here = copy(get(destination, "stats"), "postcopy");
+
+	if (!source || !json_is_object(here) || !there) {
+		json_decref(here);
+		return;
+	}
+	json_object_set_new(here, "read_ahead_hits", copy(there, "read_ahead_hits"));
+	json_object_set_new(here, "source_duplicates", copy(there, "duplicates"));
+	json_object_set_new(o, "postcopy", here);
 }
 
 /* Put the report together; see report.h. */
@@ -133,6 +150,7 @@ json_t *report_make(const struct bench_args *args, json_t *source, json_t *desti
 		json_object_set_new(o, "destination_channels",
 				    copy(get(destination, "stats"), "channels"));
 	json_object_set_new(o, "source_verify", copy(source, "verify"));
+	merge_postcopy(o, source, destination);
 	json_object_set_new(o, "error", first_error(source, destination));
 	json_object_set_new(o, "destination_error", copy(destination, "error"));
 	json_object_set_new(o, "destination_refusal", copy(destination, "refusal"));

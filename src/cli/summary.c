@@ -181,6 +181,19 @@ static void print_gaps(FILE *out, const json_t *r)
 	fputc('\n', out);
 }
 
+/* What the guest waited for its pages at the destination, if they came after it. */
+static void print_first_touch(FILE *out, const json_t *r)
+{
+	const json_t *g = json_object_get(r, "guest"), *w = json_object_get(g, "waited_us");
+
+	if (!json_is_object(w) || !json_is_object(json_object_get(r, "postcopy")))
+		return;
+	fprintf(out,
+		LABEL "%.0f of %.0f pages waited for: p50 %.1f us, p99 %.1f us, longest %.2f ms\n",
+		"first touch", num(w, "nr"), num(json_object_get(g, "first_touch_us"), "nr"),
+		num(w, "p50"), num(w, "p99"), num(w, "max") / 1e3);
+}
+
 /* What verification of one side found. */
 static void print_verify(FILE *out, const json_t *v, const char *label, const char *ran)
 {
@@ -205,6 +218,7 @@ void report_print(FILE *out, const json_t *r)
 		print_cpu(out, r);
 		print_memory(out, r);
 		print_gaps(out, r);
+		print_first_touch(out, r);
 	}
 	print_verify(out, json_object_get(r, "verify"), "verify", "ran on");
 	print_verify(out, json_object_get(r, "source_verify"), "source", "runs on at the source");

@@ -100,9 +100,9 @@ class Usage(unittest.TestCase):
         self.wrong(["bench", "--size", "64M", "--touched", "8M", "--working-set", "16M"],
                    "--working-set")
 
-    def test_what_this_build_lacks(self):
-        self.wrong(["bench", "--mode", "postcopy"], "postcopy", "not in this build")
-        self.wrong(["bench", "--mode", "hybrid"], "hybrid", "not in this build")
+    def test_modes(self):
+        self.wrong(["bench", "--mode", "live"], "live", "precopy|postcopy|hybrid")
+        self.wrong(["bench", "--precopy-rounds", "3"], "--precopy-rounds 3", "--mode hybrid")
 
     def test_bad_uris(self):
         for uri in ("host:1", "tcp:host", "tcp:host:99999", "tcp:host:http", "tcp:[::1:1",

@@ -338,6 +338,55 @@ static void moved_guest_runs_on_and_verifies(void **state)
 	done(&p);
 }
 
+static void first_touches_are_timed_once_per_page(void **state)
+{
+	struct guest_config cfg = small_config();
+	struct pair p;
+	struct histogram h;
+
+	cfg.pattern = GUEST_SEQUENTIAL;
+	p = moved(&cfg, 3000);
+	guest_first_touch(p.src, 0, &h);
+	assert_int_equal(h.nr, 0); /* it never came from anywhere */
+	guest_resume(p.dst);
+	wait_writes(p.dst, 10000);
+	guest_pause(p.dst);
+	guest_first_touch(p.dst, 0, &h);
+	assert_int_equal(h.nr, cfg.working_set / PAGE);
+	assert_true(h.max_ns && histogram_percentile(&h, 500) <= h.max_ns);
+	guest_first_touch(p.dst, h.max_ns + h.max_ns / 8, &h);
+	assert_int_equal(h.nr, 0);
+	done(&p);
+}
+
+static void merged_histograms_count_all(void **state)
+{
+	struct histogram a = { .nr = 0 }, b = { .nr = 0 };
+
+	for (uint64_t ns = 1; ns <= 1000; ns++)
+		histogram_add(ns % 2 ? &a : &b, ns * 1000);
+	histogram_merge(&a, &b, 0);
+	assert_int_equal(a.nr, 1000);
+	assert_int_equal(a.max_ns, 1000000);
+	assert_int_equal(a.sum_ns, 500500000);
+	assert_in_range(histogram_percentile(&a, 500), 495000, 505000);
+	assert_in_range(histogram_percentile(&a, 990), 985000, 1000000);
+	assert_int_equal(histogram_percentile(&a, 1000), 1000000);
+}
+
+static void merged_histograms_leave_out_what_is_short(void **state)
+{
+	struct histogram a = { .nr = 0 }, b = { .nr = 0 };
+
+	histogram_add(&b, 300);
+	histogram_add(&b, 8192);
+	histogram_add(&b, 90000);
+	histogram_merge(&a, &b, 8192);
+	assert_int_equal(a.nr, 2);
+	assert_in_range(histogram_percentile(&a, 1), 8192, 9000);
+	assert_int_equal(histogram_percentile(&a, 1000), 90000);
+}
+
 static void destination_takes_load_from_the_state(void **state)
 {
 	struct guest_config cfg = small_config(), other = small_config();
@@ -785,6 +834,9 @@ int main(void)
 		cmocka_unit_test(source_verifies_after_running),
 		cmocka_unit_test(moved_guest_verifies),
 		cmocka_unit_test(moved_guest_runs_on_and_verifies),
+		cmocka_unit_test(first_touches_are_timed_once_per_page),
+		cmocka_unit_test(merged_histograms_count_all),
+		cmocka_unit_test(merged_histograms_leave_out_what_is_short),
 		cmocka_unit_test(destination_takes_load_from_the_state),
 		cmocka_unit_test(flipped_byte_is_found),
 		cmocka_unit_test(stale_version_is_found),
