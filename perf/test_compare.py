@@ -11,6 +11,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
 
-from peers import perftest, rdma, report, scenarios, tern  # noqa: E402
+from peers import faults, perftest, qemu, rdma, report, scenarios, tern  # noqa: E402
 from peers.base import GIB, MIB, PeerError, Result, Spec  # noqa: E402
 
 COMPARE = os.path.join(HERE, "compare")
@@ -81,6 +82,41 @@ class Statistics(unittest.TestCase):
             target = scenarios.Limit("a", "locked_peak", 64, worst=worst)
             self.assertEqual(report.judge_limit(target, runs, Spec(ram=GIB))["verdict"], verdict)
 
+    def test_inverse_ratio_of_rates_has_a_floor(self):
+        target = scenarios.Ratio("busy", ("idle",), at_least=0.5, inverse=True,
+                                 metric="background_mib_s")
+        for rate, verdict in ((500, "met"), (499, "missed")):
+            runs = [{"entry": label, "round": 1, "result": {"background_mib_s": n}}
+                    for label, n in (("busy", rate), ("idle", 1000))]
+            self.assertEqual(report.judge_ratio(target, runs)["verdict"], verdict)
+
+    def test_limit_without_a_bound_is_reported(self):
+        target = scenarios.Limit("a", "fault_spread", None, unit="times the median")
+        runs = [{"entry": "a", "round": 1, "result": {"fault_spread": 3.0}}]
+        got = report.judge_limit(target, runs, Spec(ram=MIB))
+        self.assertEqual((got["verdict"], got["value"]["median"]), ("reported", 3.0))
+        self.assertNotIn("wanted", got)
+
+    def test_fault_figures_without_a_total(self):
+        got = Result(ram=MIB, fault_p50_us=20, fault_p99_us=50).as_dict()
+        self.assertEqual(got["fault_spread"], 2.5)
+        self.assertNotIn("mib_s", got)
+        self.assertNotIn("fault_spread", Result(ram=MIB, fault_p50_us=20).as_dict())
+
+    def test_tables_of_faults_and_of_the_ledger(self):
+        entries = [scenarios.Entry("a", "tern", Spec(ram=MIB)),
+                   scenarios.Entry("b", "faults", Spec(ram=MIB))]
+        scenario = scenarios.Scenario("s", "a test", MIB, entries, [], ledger=True)
+        results = [("a", Result(ram=MIB, total_ms=5, fault_p50_us=us, fault_p99_us=90,
+                                ledger_ms={"pause": us / 1000})) for us in (30, 40, 32)]
+        results.append(("b", Result(ram=MIB, fault_p50_us=21)))
+        runs = [{"entry": label, "round": i, "result": result.as_dict()}
+                for i, (label, result) in enumerate(results)]
+        text = report.markdown({}, [report.summarise(scenario, runs)], {}, True)
+        self.assertIn("| 32.0 (30.0–40.0) | 90.0 | 2.8 |", text)
+        self.assertIn("| b | 1 | – | – | – | – | 21.0 (21.0–21.0) | – | – |", text)
+        self.assertIn("| pause | 0.032 | – |", text)
+
     def test_failed_runs_are_no_measurement(self):
         target = scenarios.Ratio("a", ("b",), at_least=1)
         runs = runs_of(a=[100]) + [{"entry": "b", "round": 1, "error": "broke"}]
@@ -115,7 +151,14 @@ class Scaling(unittest.TestCase):
         for s in scenarios.SCENARIOS.values():
             needs = any(e.peer == "perftest" or e.spec.options.get("rdma") or
                         e.spec.options.get("transport") == "rdma" for e in s.entries)
-            self.assertEqual(s.group, "rdma" if needs else "tcp")
+            self.assertEqual(s.group == "rdma", needs)
+
+    def test_rate_of_touches_does_not_scale(self):
+        for name, same in (("postcopy-fault", True), ("postcopy-live-1g", False)):
+            full = scenarios.SCENARIOS[name]
+            small = scenarios.scaled(full, 1 / 4)
+            self.assertEqual(small.entries[0].spec.dirty_rate == full.entries[0].spec.dirty_rate,
+                             same)
 
     def test_targets_name_entries(self):
         for s in scenarios.SCENARIOS.values():
@@ -133,11 +176,72 @@ PERFTEST_OUTPUT = """
 """
 
 
+LATENCY_OUTPUT = """
+---------------------------------------------------------------------------------------
+ #bytes #iterations    t_min[usec]    t_max[usec]  t_typical[usec]    t_avg[usec]    \
+t_stdev[usec]   99% percentile[usec]   99.9% percentile[usec]
+ 4096    2000          43.10          261.07       51.25     \t       52.11     \t5.66        71.45\
+                   201.13
+---------------------------------------------------------------------------------------
+"""
+
+
+class FaultsPeer(unittest.TestCase):
+    """What is taken from perf/faults."""
+
+    def measure(self, text, **options):
+        """The measurement if perf/faults printed @text, and how it was called."""
+        calls = []
+
+        class Work:
+            def capture(self, argv):
+                calls.append(argv)
+                return text, ""
+        return faults.measure(Work(), "/faults", Spec(ram=8 * MIB, options=options)), calls[0]
+
+    def test_a_fault_for_every_page_on_the_cpus_asked_for(self):
+        text = json.dumps({"minor_us": {"p50": 7}, "tcp_us": {"p50": 13.5},
+                           "both_us": {"p50": 32, "p99": 90}})
+        got, argv = self.measure(text, cpus="0")
+        self.assertEqual((got["minor_us"]["p50"], got["tcp_us"]["p50"]), (7.0, 13.5))
+        self.assertEqual(argv, ["taskset", "-c", "0", "/faults", "--pages", "2048"])
+        self.assertEqual(self.measure(text)[1], ["/faults", "--pages", "2048"])
+
+    def test_other_output_is_refused(self):
+        for text in ("", "{}", '{"minor_us": 3, "tcp_us": 4}', '{"minor_us": {"p50": "x"}}'):
+            with self.assertRaises(PeerError):
+                self.measure(text)
+
+
+class QemuGuest(unittest.TestCase):
+    """The status page of dirty_guest.S."""
+
+    def test_stall_is_read_in_ms_and_forgotten(self):
+        path = os.path.join(self.enterContext(tempfile.TemporaryDirectory()), "ram")
+        with open(path, "wb") as f:
+            f.truncate(4 * MIB)
+            f.seek(qemu.GUEST_STATUS)
+            f.write(struct.pack("<QIIQI", 77, 2, qemu.GUEST_MAGIC, 3 << 33, 1 << 30))
+        status = qemu.GuestStatus(path)
+        self.assertEqual((status.read(), status.stall_ms()), ((77, 2), 480.0))
+        status.stall_forget()
+        self.assertEqual((status.read(), status.stall_ms()), ((77, 2), 0.0))
+
+
 class PerftestPeer(unittest.TestCase):
     """What ib_write_bw says, and how it is asked."""
 
     def test_average_is_taken_and_not_the_peak(self):
         self.assertEqual(perftest.parse(PERFTEST_OUTPUT), (65536, 2048, 82.46))
+
+    def test_typical_latency_is_taken(self):
+        text = LATENCY_OUTPUT
+        self.assertEqual(perftest.parse_latency("ib_read_lat", text), 51.25)
+        row = [line for line in text.splitlines() if line.startswith(" 4096")][0]
+        for bad in (text.replace("t_typical", "other"), text.replace(row, ""),
+                    text.replace("51.25", "0.00"), ""):
+            with self.assertRaises(PeerError):
+                perftest.parse_latency("ib_read_lat", bad)
 
     def test_other_units_are_refused(self):
         with self.assertRaises(PeerError):
@@ -238,6 +342,26 @@ class TernPeer(unittest.TestCase):
                          (65.0, 45.0, 4 * MIB))
         with self.assertRaises(PeerError):
             tern.first_byte(Spec(ram=MIB), tern_json(first_byte_ms=None))
+
+    def postcopy(self, **changes):
+        """The measurement of a postcopy migration."""
+        got = tern_json(
+            total_ms=500, rounds=1, cpu={"source_s": 1, "destination_s": 1},
+            guest={"source_longest_gap_us": 900.0, "destination_longest_gap_us": 4000.0,
+                   "first_touch_us": {"nr": 300, "p50": 1.0},
+                   "waited_us": {"nr": 200, "p50": 50.0, "p99": 150.0}},
+            channels=[{"bytes": 30 * MIB}, {"bytes": 20 * MIB}, {"bytes": 7 * MIB}],
+            postcopy={"total_ms": 400.0, "fault_us": {}, "threads": []}, **changes)
+        return tern.postcopy(Spec(ram=MIB, options={"measure": "postcopy"}), got)
+
+    def test_faults_are_what_the_guest_waited_for(self):
+        got = self.postcopy()
+        self.assertEqual((got.fault_p50_us, got.fault_spread, got.faults_s, got.stall_ms),
+                         (50.0, 3.0, 500.0, 4.0))
+        self.assertEqual(got.ledger_ms, {"pause": 1.0, "resume": 2.0})
+
+    def test_background_is_what_all_channels_but_the_last_brought(self):
+        self.assertEqual(self.postcopy().background_mib_s, 125.0)
 
     def second_round(self, pages):
         """The measurement of a second round of @pages, 1,024 being due."""

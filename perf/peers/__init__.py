@@ -5,9 +5,10 @@ A peer is something that moves memory: tern, QEMU, the raw pump, perftest.
 peers.base says what a peer must offer; PEERS below is the list compare knows.
 """
 
+from peers.faults import Faults
 from peers.perftest import Perftest
 from peers.pump import Pump
 from peers.qemu import Qemu
 from peers.tern import Tern
 
-PEERS = {peer.name: peer for peer in (Tern, Pump, Perftest, Qemu)}
+PEERS = {peer.name: peer for peer in (Tern, Pump, Faults, Perftest, Qemu)}

@@ -56,7 +56,7 @@ class Result:
     """What one run gave.  Fields a peer cannot know stay None."""
 
     ram: int
-    total_ms: float
+    total_ms: float = None
     cpu_s: float = None  # both sides
     downtime_ms: float = None
     rounds: int = None
@@ -68,12 +68,23 @@ class Result:
     first_byte_ms: float = None  # from the control connection to the first write on the wire
     locked_peak: int = None  # most bytes of guest RAM locked at once, by the engine's own count
     pinned_peak: int = None  # most bytes either process had locked, as the kernel says
+    fault_p50_us: float = None  # a fault as the guest's thread sees it
+    fault_p99_us: float = None
+    faults_s: float = None  # waits of the guest for a page, per second of postcopy
+    background_mib_s: float = None  # what came without being asked for
+    stall_ms: float = None  # longest time in which a vCPU did nothing; downtime left out
+    ledger_ms: dict = None  # steps of the downtime
     detail: dict = dataclasses.field(default_factory=dict)
 
     @property
     def mib_s(self):
-        """RAM over total time in MiB/s."""
-        return self.ram / MIB / (self.total_ms / 1000)
+        """RAM over total time in MiB/s, or None."""
+        return self.ram / MIB / (self.total_ms / 1000) if self.total_ms else None
+
+    @property
+    def fault_spread(self):
+        """The 99th percentile of faults over their median, or None."""
+        return self.fault_p99_us / self.fault_p50_us if self.fault_p99_us else None
 
     @property
     def cpu_s_per_gib(self):
@@ -81,9 +92,12 @@ class Result:
         return None if self.cpu_s is None else self.cpu_s / (self.ram / GIB)
 
     def as_dict(self):
-        """For JSON: all fields and the two derived figures."""
+        """For JSON: all fields and the derived figures."""
         out = dataclasses.asdict(self)
-        out["mib_s"] = round(self.mib_s, 1)
+        if self.total_ms:
+            out["mib_s"] = round(self.mib_s, 1)
+        if self.fault_spread:
+            out["fault_spread"] = round(self.fault_spread, 2)
         if self.cpu_s is not None:
             out["cpu_s_per_gib"] = round(self.cpu_s_per_gib, 4)
         return out
@@ -167,6 +181,12 @@ def process_rss(pid):
     """Resident bytes of process @pid."""
     with open(f"/proc/{pid}/statm", encoding="ascii") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def on_cpus(spec, argv):
+    """@argv, bound to the CPUs that the option cpus of @spec names."""
+    cpus = spec.options.get("cpus")
+    return ["taskset", "-c", cpus, *argv] if cpus else argv
 
 
 def size_text(n):

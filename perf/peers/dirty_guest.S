@@ -11,6 +11,10 @@
  *             +0   u64  pages rewritten so far
  *             +8   u32  phase: 1 filling, 2 rewriting
  *             +12  u32  magic 0x6e726574
+ *             +16  u64  most time-stamp ticks between two looks at the clock, of which
+ *                       there is one before each page and one at every wake-up; the
+ *                       harness may set it to 0
+ *             +24  u32  ticks of 20 ms
  *   16 MiB  FILL_MIB of pseudo-random words, of which the first WORKING_MIB are
  *           then rewritten page by page in order, over and over; each page gets
  *           the low word of its count as a stamp in every word.
@@ -42,6 +46,8 @@ _start:
 	movl	$0, STATUS
 	movl	$0, STATUS + 4
 	movl	$1, STATUS + 8
+	movl	$0, STATUS + 16
+	movl	$0, STATUS + 20
 	movl	$0x6e726574, STATUS + 12
 
 	/* xorshift32 over the fill */
@@ -81,6 +87,7 @@ calibrate:
 	jb	calibrate
 	rdtsc
 	subl	%edi, %eax
+	movl	%eax, STATUS + 24
 	movl	%eax, credit_max
 	shll	$1, credit_max
 	movl	$(BATCH_PAGES * 4096), %ecx
@@ -93,11 +100,13 @@ calibrate:
 	movl	$2, STATUS + 8
 	movl	$FILL_BASE, %edi
 	rdtsc
+	movl	%eax, looked
+	movl	%edx, looked + 4
 	movl	%eax, %esi			/* last time stamp seen */
 	xorl	%ebp, %ebp			/* credit */
 
 pace:
-	rdtsc
+	call	look
 	movl	%eax, %ecx
 	subl	%esi, %ecx
 	movl	%eax, %esi
@@ -116,6 +125,7 @@ batch:
 	subl	batch_cost, %ebp
 	movl	$BATCH_PAGES, %ebx
 page:
+	call	look
 	movl	STATUS, %eax
 	movl	$1024, %ecx
 	rep stosl
@@ -127,6 +137,26 @@ page:
 3:	decl	%ebx
 	jnz	page
 	jmp	pace
+
+/* look - the time stamp in %edx:%eax, after keeping the longest gap; spoils %ecx. */
+look:
+	rdtsc
+	pushl	%ebx
+	movl	%eax, %ecx
+	movl	%edx, %ebx
+	subl	looked, %ecx
+	sbbl	looked + 4, %ebx		/* %ebx:%ecx since the last look */
+	movl	%eax, looked
+	movl	%edx, looked + 4
+	cmpl	STATUS + 20, %ebx
+	jb	2f
+	ja	1f
+	cmpl	STATUS + 16, %ecx
+	jbe	2f
+1:	movl	%ecx, STATUS + 16
+	movl	%ebx, STATUS + 20
+2:	popl	%ebx
+	ret
 
 /* timer_start - interrupt 0x20 a thousand times a second; spoils %eax. */
 timer_start:
@@ -201,6 +231,8 @@ credit_max:
 	.skip 4
 batch_cost:
 	.skip 4
+looked:
+	.skip 8
 	.balign 16
 	.skip 4096
 stack_top:

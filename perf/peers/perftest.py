@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The ceiling of the device: ib_write_bw of perftest, against itself on this machine.
+"""The ceiling of the device: perftest, against itself on this machine.
 
-It writes the same buffer again and again, with nothing to look up, to track or to
+ib_write_bw writes the same buffer again and again, with nothing to look up, to track or to
 agree on: no migration can be quicker.  As many bytes as the scenario's RAM are
 written; the figure is perftest's own average, from the first post to the last
 completion, with connecting left out.
+
+With the option measure = "fault" it is the floor of a page fault over RDMA instead: the
+resolution of a minor fault (perf/faults.c), two ib_read_lat of a page, and one ib_send_lat.
 
 Options of a Spec: message (bytes), post_list (work requests per post), queue_pairs (of
 one posting thread), processes (that many pairs at once, each with its share of the bytes;
@@ -17,10 +20,13 @@ import shutil
 import subprocess
 import time
 
-from peers.base import MIB, PeerError, Result, RUN_TIMEOUT_S
+from peers.base import MIB, PAGE, PeerError, Result, RUN_TIMEOUT_S
+from peers.faults import measure
 from peers.rdma import find_port
 
 BINARY = "ib_write_bw"
+LATENCIES = (("ib_read_lat", PAGE, 2), ("ib_send_lat", 32, 1))  # tool, bytes, how often
+LATENCY_ITERATIONS = 2000
 TCP_PORT = 18515  # where client and server meet; perftest's own default
 START_TIMEOUT_S = 30
 TCP_LISTEN = "0A"
@@ -51,6 +57,23 @@ def parse(text):
     return int(rows[0][0]), int(rows[0][1]), float(rows[0][3])
 
 
+def parse_latency(tool, text):
+    """The typical latency in microseconds, from the output of ib_read_lat or ib_send_lat."""
+    lines = text.splitlines()
+    heads = [i for i, line in enumerate(lines) if "t_typical[usec]" in line]
+    if len(heads) != 1:
+        raise PeerError(f"{tool}: no table in usec in its output: {text.strip()[-200:]}")
+    names = [w.split("[")[0] for w in lines[heads[0]].split()]
+    row = lines[heads[0] + 1].split() if heads[0] + 1 < len(lines) else []
+    try:
+        value = float(row[names.index("t_typical")])
+    except (IndexError, ValueError):
+        value = 0
+    if value <= 0:
+        raise PeerError(f"{tool}: no row of figures in its output: {text.strip()[-200:]}")
+    return value
+
+
 class Perftest:
     """ib_write_bw with the message size and posting of the scenario's entry."""
 
@@ -63,8 +86,9 @@ class Perftest:
 
     def available(self):
         """None, or why not."""
-        if not shutil.which(BINARY):
-            return f"{BINARY} is not installed (package perftest)"
+        for tool in (BINARY, *(name for name, _, _ in LATENCIES)):
+            if not shutil.which(tool):
+                return f"{tool} is not installed (package perftest)"
         if not self.port:
             return "no RDMA port is active and has an IPv4 address"
         return None
@@ -90,7 +114,7 @@ class Perftest:
     def _start_server(self, argv, tcp_port):
         """Start the passive end, and wait until it listens."""
         if listening(tcp_port):
-            raise PeerError(f"{BINARY}: TCP port {tcp_port} is in use on this machine")
+            raise PeerError(f"{argv[0]}: TCP port {tcp_port} is in use on this machine")
         log_path = os.path.join(self.work.dir, f"perftest-{tcp_port}.log")
         with open(log_path, "wb") as log:
             server = self.work.start(argv, stdout=log, stderr=log)
@@ -114,17 +138,39 @@ class Perftest:
         try:
             status = client.wait(timeout=RUN_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise PeerError(f"{BINARY}: not done after {RUN_TIMEOUT_S} s") from None
+            raise PeerError(f"{client.args[0]}: not done after {RUN_TIMEOUT_S} s") from None
         finally:
             self.work.stop(client)
         with open(path, encoding="utf-8", errors="replace") as f:
             text = f.read()
         if status != 0:
-            raise PeerError(f"{BINARY}: exit status {status}: {text.strip()[-300:]}")
+            raise PeerError(f"{client.args[0]}: exit status {status}: {text.strip()[-300:]}")
         return text
 
+    def _latency(self, tool, message):
+        """The typical latency of @tool with @message bytes, microseconds."""
+        argv = [tool, "-d", self.port.device, "-i", str(self.port.number), "-p", str(TCP_PORT),
+                "-F", "-s", str(message), "-n", str(LATENCY_ITERATIONS)]
+        server = self._start_server(argv, TCP_PORT)
+        try:
+            return parse_latency(tool, self._finish(*self._start_client(argv, TCP_PORT)))
+        finally:
+            self.work.stop(server)
+
+    def _fault(self, spec):
+        """The floor of a fault: its parts, one after the other."""
+        path = os.path.join(self.work.build, "perf", "faults")
+        parts = {"minor": measure(self.work, path, spec)["minor_us"]["p50"]}
+        for tool, message, times in LATENCIES:
+            parts[tool] = times * self._latency(tool, message)
+        return Result(ram=spec.ram, fault_p50_us=sum(parts.values()), detail=parts)
+
     def run(self, spec):
-        """One measurement; as if the scenario's RAM were moved at the average speed."""
+        """One measurement, of what the Spec asks for."""
+        return self._fault(spec) if spec.options.get("measure") == "fault" else self._speed(spec)
+
+    def _speed(self, spec):
+        """As if the scenario's RAM were moved at the average speed of ib_write_bw."""
         commands = {port: self._argv(spec, port)
                     for port in range(TCP_PORT, TCP_PORT + spec.options.get("processes", 1))}
         servers = []

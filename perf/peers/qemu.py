@@ -7,7 +7,9 @@ fresh file.  A live scenario boots dirty_guest.S, which dirties memory at a
 pace; how fast it really went is read from its status page and reported.
 
 Options of a Spec: multifd (channels; 0: single stream), zero_copy, accel,
-rdma ("pin-all" or "on-demand": over the RDMA device instead of TCP).
+rdma ("pin-all" or "on-demand": over the RDMA device instead of TCP), postcopy ("ram" or
+"preempt": one round of precopy, then postcopy, the latter with a channel for what the guest
+waits for).  With postcopy the downtime limit is 1 ms, so that precopy does not end it first.
 total_ms is QEMU's own total-time; wall_ms in the detail is what this harness
 saw, from the migrate command to the completed event.
 """
@@ -30,6 +32,8 @@ GUEST_MAGIC = 0x6E726574
 GUEST_FILL_BASE = 16 * MIB
 BANDWIDTH_MAX = 1 << 40
 COMPLETE_TIMEOUT_S = 120
+ROUND_TIMEOUT_S = 60
+POSTCOPY_DOWNTIME_MS = 1
 RDMA_PORT = 18616  # QEMU cannot tell which port it chose over RDMA, so none is left to it
 
 
@@ -78,11 +82,16 @@ class Machine:
         caps = {"events": True, "multifd": bool(channels)}
         if spec.options.get("zero_copy"):
             caps["zero-copy-send"] = True
+        if spec.options.get("postcopy"):
+            caps["postcopy-ram"] = True
+            caps["postcopy-preempt"] = spec.options["postcopy"] == "preempt"
         if spec.options.get("rdma"):
             caps["rdma-pin-all"] = spec.options["rdma"] == "pin-all"
         self.qmp.command("migrate-set-capabilities", capabilities=[
             {"capability": k, "state": v} for k, v in caps.items()])
         params = {"max_bandwidth": BANDWIDTH_MAX, "downtime_limit": spec.downtime_ms}
+        if spec.options.get("postcopy"):
+            params["downtime_limit"] = POSTCOPY_DOWNTIME_MS
         if channels:
             params["multifd_channels"] = channels
         self.qmp.command("migrate-set-parameters", **params)
@@ -98,14 +107,23 @@ class GuestStatus:
     """The status page of dirty_guest.S, seen through the RAM's backing file."""
 
     def __init__(self, ram_path):
-        with open(ram_path, "rb") as f:
-            self.map = mmap.mmap(f.fileno(), 4096, mmap.MAP_SHARED, mmap.PROT_READ,
-                                 offset=GUEST_STATUS)
+        with open(ram_path, "r+b") as f:
+            self.map = mmap.mmap(f.fileno(), 4096, mmap.MAP_SHARED,
+                                 mmap.PROT_READ | mmap.PROT_WRITE, offset=GUEST_STATUS)
 
     def read(self):
         """(pages rewritten, phase), phase 0 before the guest runs."""
         pages, phase, magic = struct.unpack("<QII", self.map[:16])
         return pages, phase if magic == GUEST_MAGIC else 0
+
+    def stall_forget(self):
+        """Begin anew with the longest stall.  Before memory is moved: QEMU does not see it."""
+        self.map[16:24] = bytes(8)
+
+    def stall_ms(self):
+        """The longest time between two looks of the guest at its clock."""
+        ticks, of_20_ms = struct.unpack("<QI", self.map[16:28])
+        return ticks * 20 / of_20_ms if of_20_ms else None
 
     def wait_phase(self, phase, timeout):
         """Wait until the guest has reached @phase."""
@@ -211,22 +229,46 @@ class Qemu:
         uri = self._listen(spec, destination)
         rss0 = [process_rss(pid) for pid in pids]
         cpu0 = [process_cpu_s(pid) for pid in pids]
+        if live:
+            status.stall_forget()
         begin = time.monotonic()
         source.qmp.command("migrate", uri=uri)
+        if spec.options.get("postcopy"):
+            self._start_postcopy(source)
         self._wait_ended(source)
         self._wait_ended(destination)
         wall_ms = (time.monotonic() - begin) * 1000
         cpu_s = sum(process_cpu_s(pid) - c for pid, c in zip(pids, cpu0))
         growth = [process_rss(pid) - r for pid, r in zip(pids, rss0)]
         got = self._final_figures(source)
+        stall = None
         if live:
-            GuestStatus(destination.ram_path).wait_progress(status.read()[0], 10)
+            there = GuestStatus(destination.ram_path)
+            there.wait_progress(status.read()[0], 10)
+            stall = there.stall_ms()  # with what came from the source
         return Result(ram=spec.ram, total_ms=got["total-time"], cpu_s=cpu_s,
                       downtime_ms=got["downtime"], rounds=got["ram"]["dirty-sync-count"],
                       dirty_rate=rate, source_growth=growth[0], destination_growth=growth[1],
+                      stall_ms=stall,
                       detail={"wall_ms": round(wall_ms, 1), "setup_ms": got["setup-time"],
                               "transferred": got["ram"]["transferred"],
+                              "requests": got["ram"].get("postcopy-requests"),
                               "accel": spec.options.get("accel", "tcg")})
+
+    @staticmethod
+    def _start_postcopy(source):
+        """When the first round of precopy has ended: go over, and see that it did."""
+        end = time.monotonic() + ROUND_TIMEOUT_S
+        while source.qmp.command("query-migrate").get("ram", {}).get("dirty-sync-count", 0) < 2:
+            if time.monotonic() > end:
+                raise PeerError(f"QEMU's first round did not end in {ROUND_TIMEOUT_S} s")
+            time.sleep(0.001)
+        source.qmp.command("migrate-start-postcopy")
+        states = ("postcopy-active", "completed", "failed", "cancelled")
+        event = source.qmp.event(lambda e: e["event"] == "MIGRATION"
+                                 and e["data"]["status"] in states, COMPLETE_TIMEOUT_S)
+        if event["data"]["status"] != "postcopy-active":
+            raise PeerError(f"QEMU's migration {event['data']['status']} before postcopy began")
 
     @staticmethod
     def _listen(spec, destination):

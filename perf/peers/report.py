@@ -71,8 +71,9 @@ def judge_limit(target, runs, spec):
     """The median against the bound."""
     values = list(metric_values(runs, target.of, target.metric).values())
     bound = target.bound(spec)
-    out = {"target": target.text(), "wanted": f"<= {bound:.1f} {target.unit}",
-           "verdict": "not measured"}
+    out = {"target": target.text(), "verdict": "not measured"}
+    if bound is not None:
+        out["wanted"] = f"<= {bound:.1f} {target.unit}"
     if values:
         out["value"] = spread(values)
         out["unit"] = target.unit
@@ -98,13 +99,23 @@ def summarise(scenario, runs):
     for e in scenario.entries:
         figures = {m: spread(list(metric_values(runs, e.label, m).values()))
                    for m in ("total_ms", "mib_s", "cpu_s_per_gib", "downtime_ms", "dirty_rate",
-                             "first_byte_ms", *BYTE_METRICS)}
+                             *EXTRA_COLUMNS)}
         entries[e.label] = {m: f for m, f in figures.items() if f}
     targets = [judge_ratio(t, runs) if isinstance(t, Ratio)
                else judge_limit(t, runs, specs[t.of])
                for t in scenario.targets if t.of in specs]
-    return {"kind": "summary", "scenario": scenario.name, "about": scenario.about,
-            "ram_bytes": scenario.ram, "entries": entries, "targets": targets}
+    out = {"kind": "summary", "scenario": scenario.name, "about": scenario.about,
+           "ram_bytes": scenario.ram, "entries": entries, "targets": targets}
+    if scenario.ledger:
+        out["ledger_ms"] = {e.label: ledger(runs, e.label) for e in scenario.entries}
+    return out
+
+
+def ledger(runs, label):
+    """{step: median ms} of the downtime of one entry."""
+    ledgers = [run["result"]["ledger_ms"] for run in runs if run["entry"] == label
+               and run.get("result") and run["result"].get("ledger_ms")]
+    return {step: statistics.median(x[step] for x in ledgers) for step in (ledgers or [{}])[0]}
 
 
 def _cell(figures, metric, form):
@@ -114,13 +125,21 @@ def _cell(figures, metric, form):
 
 def _total_cell(figures):
     """Median (min–max, IQR) of the total time."""
-    t = figures["total_ms"]
+    t = figures.get("total_ms")
+    if not t:
+        return "–"
     return f"{t['median']:.0f} ({t['min']:.0f}–{t['max']:.0f}, {t['iqr']:.0f})"
 
 
 # Columns of tables in which an entry has that figure: heading, divisor, form, which figure.
 EXTRA_COLUMNS = {
     "dirty_rate": ("load MB/s", 1e6, "%.0f", "median"),
+    "fault_p50_us": ("median fault us (min–max)", 1, "%.1f", "median"),
+    "fault_p99_us": ("p99 us", 1, "%.1f", "median"),
+    "fault_spread": ("p99 / median", 1, "%.1f", "median"),
+    "faults_s": ("faults/s", 1, "%.0f", "median"),
+    "background_mib_s": ("background MiB/s", 1, "%.0f", "median"),
+    "stall_ms": ("longest stall ms (min–max)", 1, "%.1f", "median"),
     "first_byte_ms": ("first byte ms after connection (max)", 1, "%.1f", "median"),
     "locked_peak": ("locked MiB, most", 1, "%.1f", "max"),
     "pinned_peak": ("VmPin + VmLck MiB, most", 1, "%.1f", "max"),
@@ -136,6 +155,8 @@ def _extra_cells(figures, columns):
         text = form % (f[which] / divisor) if f else "–"
         if f and metric == "first_byte_ms":
             text += f" ({f['max']:.1f})"
+        if f and metric in ("stall_ms", "fault_p50_us"):
+            text += f" ({f['min']:.1f}–{f['max']:.1f})"
         cells.append(text)
     return cells
 
@@ -150,13 +171,22 @@ def _entries_table(summary):
     lines = ["| " + " | ".join(head + [EXTRA_COLUMNS[m][0] for m in extra]) + " |",
              "|" + "---|" * (len(head) + len(extra))]
     for label, figures in entries.items():
-        if "total_ms" not in figures:
-            lines.append(f"| {label} | 0 | –" + " | –" * (len(head) - 3 + len(extra)) + " |")
-            continue
-        row = [label, str(figures["total_ms"]["runs"]), _total_cell(figures),
+        row = [label, str(max((f["runs"] for f in figures.values()), default=0)),
+               _total_cell(figures),
                _cell(figures, "mib_s", "%.0f"), _cell(figures, "downtime_ms", "%.0f"),
                _cell(figures, "cpu_s_per_gib", "%.2f")][:len(head)]
         lines.append("| " + " | ".join(row + _extra_cells(figures, extra)) + " |")
+    return lines
+
+
+def _ledger_table(summary):
+    """One column per entry, one row per step of the downtime."""
+    columns = summary["ledger_ms"]
+    steps = list(dict.fromkeys(step for steps in columns.values() for step in steps))
+    lines = ["| median ms of | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for step in steps:
+        cells = [f"{steps[step]:.3f}" if step in steps else "–" for steps in columns.values()]
+        lines.append(f"| {step} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -194,6 +224,8 @@ def markdown(facts, summaries, notes, judged):
         if s["ram_bytes"] and not judged:
             lines += [f"(here with {s['ram_bytes'] // MIB} MiB)", ""]
         lines += _entries_table(s)
+        if s.get("ledger_ms"):
+            lines += [""] + _ledger_table(s)
         if s["targets"]:
             lines += [""] + _targets_table(s, judged)
         for note in notes.get(s["scenario"], []):

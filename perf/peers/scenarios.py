@@ -11,6 +11,10 @@ import dataclasses
 from peers.base import GIB, MIB, Spec
 
 
+METRIC_NAMES = {"total_ms": "speed", "downtime_ms": "downtime", "stall_ms": "longest stall",
+                "fault_p50_us": "median fault", "background_mib_s": "background rate"}
+
+
 @dataclasses.dataclass
 class Entry:
     """One column of a comparison."""
@@ -39,7 +43,7 @@ class Ratio:
     def text(self):
         """For tables."""
         to = "best of " + ", ".join(self.to) if len(self.to) > 1 else self.to[0]
-        name = {"total_ms": "speed", "downtime_ms": "downtime"}[self.metric]
+        name = METRIC_NAMES[self.metric]
         if self.inverse:
             name = {"speed": "total time"}.get(name, name)
         return f"{name} of {self.of} against {to}"
@@ -49,7 +53,7 @@ class Ratio:
 class Limit:
     """The median of @metric of @of must not pass @at_most (a number, or a function of Spec).
 
-    With @worst no run may pass it.
+    With @worst no run may pass it.  Without a bound it is reported and not judged.
     """
 
     of: str
@@ -78,7 +82,9 @@ class Scenario:
     entries: list
     targets: list
     quick_scale: float = 1 / 32
-    group: str = "tcp"  # or rdma, which needs an RDMA device
+    group: str = "tcp"  # or postcopy, or rdma, which needs an RDMA device
+    scale_rate: bool = True  # the dirty rate scales like the sizes
+    ledger: bool = False  # show the steps of the downtime
 
 
 def _idle(**kwargs):
@@ -187,6 +193,93 @@ def _engine():
          for metric in ("source_engine", "destination_engine")])
 
 
+# Postcopy.  Nothing but what is asked for: so little may be sent besides that the
+# migration ends because the guest has touched everything.
+QUIET = ("--max-postcopy-bandwidth", "256K")
+TOUCH_RATE = 100 * MIB  # bytes of pages per second that a guest tries to touch
+
+
+def _postcopy(label, ram, *arguments, mode="postcopy", touch=TOUCH_RATE, **kwargs):
+    """One entry of tern in postcopy, whose guest touches all of its random RAM at random."""
+    options = {"measure": "postcopy", "arguments": ["--mode", mode, *arguments],
+               **kwargs.pop("options", {})}
+    return Entry(label, "tern", Spec(ram=ram, dirty_rate=touch, options=options,
+                                     **{"working_set": ram if touch else 0, "pattern": "uniform",
+                                        **kwargs}))
+
+
+def _postcopy_fault():
+    ram, big = 64 * MIB, GIB
+    one, both = {"cpus": "0"}, {"measure": "both"}
+    return Scenario(
+        "postcopy-fault", "a page fault as the guest's thread sees it, with nothing else going "
+        "on and with the background at full speed, against the resolution of a minor fault plus "
+        "a round trip over TCP", big,
+        [_postcopy("tern", ram, *QUIET), Entry("bare", "faults", Spec(ram=ram)),
+         Entry("bare both", "faults", Spec(ram=ram, options=both)),
+         _postcopy("tern, one CPU", ram, *QUIET, options=one),
+         Entry("bare, one CPU", "faults", Spec(ram=ram, options=one)),
+         Entry("bare both, one CPU", "faults", Spec(ram=ram, options={**one, **both})),
+         _postcopy("tern, background", big)],
+        [Ratio("tern", ("bare",), at_most=1.3, inverse=True, metric="fault_p50_us"),
+         Limit("tern", "fault_spread", 4, unit="times the median"),
+         Ratio("tern, background", ("tern",), at_most=2, inverse=True, metric="fault_p50_us"),
+         Ratio("tern", ("bare both",), inverse=True, metric="fault_p50_us"),
+         Ratio("tern, one CPU", ("bare both, one CPU",), inverse=True, metric="fault_p50_us"),
+         Ratio("tern, one CPU", ("bare, one CPU",), inverse=True, metric="fault_p50_us"),
+         Limit("tern, one CPU", "fault_spread", None, unit="times the median")],
+        quick_scale=1 / 16, group="postcopy", scale_rate=False)
+
+
+def _postcopy_live():
+    load = {"touched": 512 * MIB, "working_set": 256 * MIB, "pattern": "sequential"}
+    qemu = [Entry(f"qemu postcopy{suffix}", "qemu",
+                  Spec(ram=GIB, dirty_rate=400_000_000, options={"postcopy": kind}, **load))
+            for kind, suffix in (("ram", ""), ("preempt", "-preempt"))]
+    return Scenario(
+        "postcopy-live-1g", "1 GiB of which 512 MiB random, 256 MiB rewritten in order over and "
+        "over at 400 MB/s; one round of precopy, then postcopy", GIB,
+        [_postcopy("tern", GIB, "--precopy-rounds", "1", mode="hybrid", touch=400_000_000,
+                   **load)] + qemu,
+        [Ratio("tern", _labels(qemu)),
+         Ratio("tern", _labels(qemu), inverse=True, metric="stall_ms"),
+         Ratio("tern", _labels(qemu), inverse=True, metric="downtime_ms")],
+        quick_scale=1 / 4, group="postcopy")
+
+
+def _postcopy_background():
+    def entry(label, touch=TOUCH_RATE, **options):
+        return _postcopy(label, GIB, touch=touch, prealloc=True, options=options)
+    return Scenario(
+        "postcopy-64-vcpus", "1 GiB of random content: how quickly pages come that nobody asked "
+        "for, while 64 threads touch random pages and while nobody does", GIB,
+        [entry("tern, no faults", touch=0), entry("tern, 64 threads", vcpus=64)],
+        [Ratio("tern, 64 threads", ("tern, no faults",), at_least=0.5, inverse=True,
+               metric="background_mib_s")],
+        quick_scale=1 / 16, group="postcopy", scale_rate=False)
+
+
+def _postcopy_downtime():
+    sizes = (("tern, 256 MiB missing", 256 * MIB), ("tern, 4 GiB missing", 4 * GIB))
+    return Scenario(
+        "postcopy-downtime", "the downtime of a guest that lacks all of its RAM, by how much that "
+        "is; random content, guest idle", 4 * GIB,
+        [_postcopy(label, ram, touch=0) for label, ram in sizes],
+        [Ratio(sizes[1][0], (sizes[0][0],), at_most=1.25, inverse=True, metric="downtime_ms")],
+        quick_scale=1 / 32, group="postcopy", ledger=True)
+
+
+def _postcopy_threads():
+    entries = [_postcopy(f"{n} vCPU{'s' * (n > 1)}, {t} fault thread{'s' * (t > 1)}", 128 * MIB,
+                         *QUIET, "--fault-threads", str(t), touch=4 * TOUCH_RATE,
+                         pattern="sequential", options={"vcpus": n})
+               for n in (1, 8, 64, 256) for t in (1, 2)]
+    return Scenario(
+        "postcopy-threads", "so many threads of the guest wait for pages at once, each going "
+        "through a part of 128 MiB of random content", 128 * MIB, entries, [],
+        quick_scale=1 / 16, group="postcopy", scale_rate=False)
+
+
 # What follows needs an RDMA device; both ends use one port of it.
 
 def _rdma(label, peer="tern", options=None, **kwargs):
@@ -289,9 +382,25 @@ def _rdma_live():
         quick_scale=1 / 8, group="rdma")
 
 
+def _rdma_fault():
+    ram = 16 * MIB
+    return Scenario(
+        "rdma-fault", "a page fault as the guest's thread sees it, with nothing else going on, "
+        "against the resolution of a minor fault plus two ib_read_lat of a page and an "
+        "ib_send_lat", ram,
+        [_postcopy("tern", ram, *QUIET, channels=None, options={"transport": "rdma"}),
+         Entry("bare", "perftest", Spec(ram=ram, options={"measure": "fault"}))],
+        [Ratio("tern", ("bare",), at_most=1.5, inverse=True, metric="fault_p50_us"),
+         Limit("tern", "fault_spread", None, unit="times the median")],
+        quick_scale=1 / 4, group="rdma", scale_rate=False)
+
+
 SCENARIOS = {s.name: s for s in (_random_idle(), _random_fresh(), _zero(), _text(), _sparse(),
-                                 _live(), _engine(), _rdma_random(), _rdma_zero(),
-                                 _rdma_scatter(), _rdma_first_byte(), _rdma_live())}
+                                 _live(), _engine(), _postcopy_fault(), _postcopy_live(),
+                                 _postcopy_background(), _postcopy_downtime(),
+                                 _postcopy_threads(), _rdma_random(), _rdma_zero(),
+                                 _rdma_scatter(), _rdma_first_byte(), _rdma_live(),
+                                 _rdma_fault())}
 GROUPS = tuple(dict.fromkeys(s.group for s in SCENARIOS.values()))
 
 
@@ -303,7 +412,8 @@ def scaled(scenario, factor):
     for e in scenario.entries:
         spec = dataclasses.replace(e.spec, ram=mib(e.spec.ram), touched=mib(e.spec.touched),
                                    working_set=mib(e.spec.working_set),
-                                   dirty_rate=mib(e.spec.dirty_rate) if factor != 1
+                                   dirty_rate=mib(e.spec.dirty_rate)
+                                   if factor != 1 and scenario.scale_rate
                                    else e.spec.dirty_rate)
         entries.append(dataclasses.replace(e, spec=spec))
     return dataclasses.replace(scenario, ram=mib(scenario.ram), entries=entries)

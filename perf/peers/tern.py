@@ -7,11 +7,13 @@ What is measured is an option of the Spec:
     second round   the round that sends what the guest scattered in the first one, and
                    nothing else: the guest writes nothing meanwhile (--pattern alternate).
                    ram and total_ms are those of that round
+    postcopy       the same, and what the guest waited for its pages
     first byte     from the control connection to the first write on the wire; the
                    migration is cancelled after a while, and the source verified
 
-The other options: transport, arguments (more of the command line), watch (look at the
-memory that both processes have locked, in /proc, all the time).
+The other options: transport, arguments (more of the command line), vcpus (of a guest with
+a load; default 1), cpus (those that both processes may use), watch (look at the memory that
+both processes have locked, in /proc, all the time).
 """
 
 import json
@@ -19,7 +21,7 @@ import os
 import subprocess
 import threading
 
-from peers.base import PAGE, PeerError, Result, RUN_TIMEOUT_S, size_text
+from peers.base import MIB, PAGE, PeerError, Result, RUN_TIMEOUT_S, on_cpus, size_text
 
 FIRST_BYTE_TIMEOUT_S = 4
 EXIT_CANCELLED = 3
@@ -120,11 +122,12 @@ class Tern:
         if spec.prealloc:
             argv.append("--prealloc")
         if spec.dirty_rate:
-            argv += ["--vcpus", "1", "--dirty-rate", size_text(spec.dirty_rate),
-                     "--working-set", size_text(spec.working_set), "--pattern", spec.pattern]
+            argv += ["--vcpus", str(spec.options.get("vcpus", 1)),
+                     "--dirty-rate", size_text(spec.dirty_rate), "--working-set",
+                     size_text(spec.working_set), "--pattern", spec.pattern]
         else:
             argv += ["--dirty-rate", "0"]
-        return argv + list(spec.options.get("arguments", []))
+        return on_cpus(spec, argv + list(spec.options.get("arguments", [])))
 
     def run(self, spec):
         """One run; the figures from its JSON."""
@@ -193,12 +196,36 @@ def whole(spec, got):
     return Result(ram=got["ram_bytes"], total_ms=got["total_ms"],
                   cpu_s=cpu["source_s"] + cpu["destination_s"],
                   downtime_ms=got["downtime_ms"], rounds=_rounds(got["rounds"]),
-                  dirty_rate=got.get("dirty_rate_bytes_s") if spec.dirty_rate else None,
+                  dirty_rate=(got.get("dirty_rate_bytes_s") or None)
+                  if spec.dirty_rate else None,
+                  ledger_ms={k: v / 1000 for k, v in got["downtime_ledger_us"].items()},
                   source_growth=memory.get("source_rss_growth_bytes"),
                   destination_growth=memory.get("destination_rss_growth_bytes"),
                   source_engine=memory.get("source_engine_bytes"),
                   destination_engine=memory.get("destination_engine_bytes"),
                   detail=_detail(got))
+
+
+def postcopy(spec, got):
+    """The migration, and what the guest saw of it.
+
+    Faults are those of the guest's first accesses to a page that took so long that
+    somebody else must have resolved them; with the engine's own figures in the detail.
+    The last channel is for pages that were asked for.
+    """
+    guest, figures = got["guest"], got["postcopy"]
+    result, waited = whole(spec, got), guest["waited_us"] or {}
+    seconds = figures["total_ms"] / 1000
+    gaps = [guest[k] for k in ("source_longest_gap_us", "destination_longest_gap_us") if guest[k]]
+    pushed = sum(c["bytes"] for c in got["channels"][:-1])
+    result.fault_p50_us, result.fault_p99_us = waited.get("p50"), waited.get("p99")
+    result.faults_s = waited["nr"] / seconds if waited else None
+    if result.rounds == 1:  # else they sent what went before, too
+        result.background_mib_s = pushed / MIB / seconds
+    result.stall_ms = max(gaps) / 1000 if gaps else None
+    result.detail["first_touch_us"], result.detail["waited_us"] = guest["first_touch_us"], waited
+    result.detail["postcopy"] = {k: v for k, v in figures.items() if k != "threads"}
+    return result
 
 
 def second_round(spec, got):
@@ -223,7 +250,8 @@ def first_byte(spec, got):
                   locked_peak=got["registration"]["locked_peak_bytes"], detail=_detail(got))
 
 
-MEASURES = {"whole": whole, "second round": second_round, "first byte": first_byte}
+MEASURES = {"whole": whole, "postcopy": postcopy, "second round": second_round,
+            "first byte": first_byte}
 
 
 def _rounds(rounds):
