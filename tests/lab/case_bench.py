@@ -43,6 +43,46 @@ def test_hugetlb():
     assert report["transport"] == "rdma"
 
 
+def postcopy_report(*options):
+    """A guest whose pages follow it: its report, whose figures of postcopy are sound."""
+    report = one_report("--transport", "rdma", *t.GUEST, *options)
+    postcopy = report["postcopy"]
+    assert report["transport"] == "rdma" and report["mode"] != "precopy"
+    assert postcopy["missing_pages"] == 0 and postcopy["missing_at_start"] > 0, postcopy
+    assert postcopy["fault_us"]["nr"] <= postcopy["requests"] + postcopy["duplicates"], postcopy
+    return report
+
+
+def test_postcopy():
+    """Nothing is sent before the switchover; shared memory."""
+    report = postcopy_report("--mode", "postcopy", "--fill", "random")
+    assert report["postcopy"]["missing_at_start"] * 4096 == report["ram_bytes"]
+
+
+def test_postcopy_asks():
+    """Background pages are slow: the guest asks for what it needs, and gets it."""
+    report = postcopy_report("--mode", "postcopy", "--fill", "random",
+                             "--max-postcopy-bandwidth", "8M")
+    assert report["postcopy"]["requests"] > 0, report["postcopy"]
+    assert report["postcopy"]["discarded_bytes"] == 0
+
+
+def test_postcopy_anon():
+    """Private memory: contents come in messages."""
+    report = postcopy_report("--mode", "postcopy", "--backing", "anon", "--regions", "3")
+    assert report["postcopy"]["discarded_bytes"] > 0
+
+
+def test_hybrid():
+    """A round, and then the rest."""
+    postcopy_report("--mode", "hybrid", "--channels", "3")
+
+
+def test_hybrid_hugetlb():
+    """Host pages of 2 MiB are given to the guest whole."""
+    postcopy_report("--mode", "hybrid", "--backing", "hugetlb")
+
+
 def test_auto_chooses_rdma_and_says_why():
     """auto: goes over the RDMA device, on both sides."""
     listener = t.bench("--listen", f"auto:{t.HERE}:0", *t.GUEST)

@@ -81,6 +81,26 @@ def bench_flapping_in_precopy():
             check_lost(source, destination)
 
 
+def bench_cut_in_postcopy_and_recovered():
+    """The guest is b's, its pages are a's, and the wire goes away: they go on with a new link."""
+    with t.Wire() as wire:
+        destination = t.far_bench("--listen", f"rdma:{t.THERE}:0", *GUEST)
+        uri = t.listening_uri(destination)
+        source = t.bench("--connect", uri, *GUEST, "--mode", "postcopy",
+                         "--max-postcopy-bandwidth", "4M", "--control", "/run/control")
+        t.reached(source, "postcopy-active")
+        wire.do("cut")
+        t.reached(source, "postcopy-paused", BOUND_SECONDS)
+        t.reached(destination, "postcopy-paused", BOUND_SECONDS)
+        wire.do("restore")
+        recover = ("bench", "--connect", uri, "--recover", "--control", "/run/control")
+        t.until(lambda: t.Run(t.TERN, *recover).wait(BOUND_SECONDS) == 0, BOUND_SECONDS,
+                "the migration going on")
+        check_completed(source, destination)
+        report = destination.report()
+        assert report["postcopy"]["recoveries"] == 1, report["postcopy"]
+
+
 # ---- at a chosen point; see side.c ----
 
 def play(point, command):

@@ -63,6 +63,10 @@ def machines(build):
             program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", **ipv6),
             program("migration", 400, f"{integration}/test_migration", "rdma:*",
                     TERN_TEST_RDMA="1"),
+            program("postcopy", 200, f"{integration}/test_postcopy", "rdma: *fault*",
+                    TERN_TEST_RDMA="1", **slow),
+            program("postcopy-lost-link", 200, f"{integration}/test_postcopy",
+                    "rdma: *lost_link*", TERN_TEST_RDMA="1", **slow),
             # The whole of these runs over a fake device; here some of each.
             program("migration-rdma6", 200, f"{integration}/test_migration", "rdma6: running*",
                     **ipv6),
