@@ -351,13 +351,14 @@ class TernPeer(unittest.TestCase):
                    "first_touch_us": {"nr": 300, "p50": 1.0},
                    "waited_us": {"nr": 200, "p50": 50.0, "p99": 150.0}},
             channels=[{"bytes": 30 * MIB}, {"bytes": 20 * MIB}, {"bytes": 7 * MIB}],
-            postcopy={"total_ms": 400.0, "fault_us": {}, "threads": []}, **changes)
+            postcopy={"total_ms": 400.0, "fault_us": {"p50": 45.0}, "threads": []}, **changes)
         return tern.postcopy(Spec(ram=MIB, options={"measure": "postcopy"}), got)
 
     def test_faults_are_what_the_guest_waited_for(self):
         got = self.postcopy()
         self.assertEqual((got.fault_p50_us, got.fault_spread, got.faults_s, got.stall_ms),
                          (50.0, 3.0, 500.0, 4.0))
+        self.assertEqual(got.asked_p50_us, 45.0)
         self.assertEqual(got.ledger_ms, {"pause": 1.0, "resume": 2.0})
 
     def test_background_is_what_all_channels_but_the_last_brought(self):

@@ -70,6 +70,7 @@ class Result:
     pinned_peak: int = None  # most bytes either process had locked, as the kernel says
     fault_p50_us: float = None  # a fault as the guest's thread sees it
     fault_p99_us: float = None
+    asked_p50_us: float = None  # the engine's median of faults that had to be asked for
     faults_s: float = None  # waits of the guest for a page, per second of postcopy
     background_mib_s: float = None  # what came without being asked for
     stall_ms: float = None  # longest time in which a vCPU did nothing; downtime left out

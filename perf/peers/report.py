@@ -137,6 +137,7 @@ EXTRA_COLUMNS = {
     "fault_p50_us": ("median fault us (min–max)", 1, "%.1f", "median"),
     "fault_p99_us": ("p99 us", 1, "%.1f", "median"),
     "fault_spread": ("p99 / median", 1, "%.1f", "median"),
+    "asked_p50_us": ("median us of those asked for (min–max)", 1, "%.1f", "median"),
     "faults_s": ("faults/s", 1, "%.0f", "median"),
     "background_mib_s": ("background MiB/s", 1, "%.0f", "median"),
     "stall_ms": ("longest stall ms (min–max)", 1, "%.1f", "median"),
@@ -155,7 +156,7 @@ def _extra_cells(figures, columns):
         text = form % (f[which] / divisor) if f else "–"
         if f and metric == "first_byte_ms":
             text += f" ({f['max']:.1f})"
-        if f and metric in ("stall_ms", "fault_p50_us"):
+        if f and metric in ("stall_ms", "fault_p50_us", "asked_p50_us"):
             text += f" ({f['min']:.1f}–{f['max']:.1f})"
         cells.append(text)
     return cells

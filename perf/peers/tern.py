@@ -219,6 +219,7 @@ def postcopy(spec, got):
     gaps = [guest[k] for k in ("source_longest_gap_us", "destination_longest_gap_us") if guest[k]]
     pushed = sum(c["bytes"] for c in got["channels"][:-1])
     result.fault_p50_us, result.fault_p99_us = waited.get("p50"), waited.get("p99")
+    result.asked_p50_us = figures["fault_us"].get("p50") or None
     result.faults_s = waited["nr"] / seconds if waited else None
     if result.rounds == 1:  # else they sent what went before, too
         result.background_mib_s = pushed / MIB / seconds
