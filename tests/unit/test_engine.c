@@ -29,14 +29,31 @@ static void ended_states_lead_nowhere(void **state)
 			}
 }
 
-static void only_device_completes(void **state)
+static void only_device_and_postcopy_complete(void **state)
 {
 	for (int from = 0; from < TERN_STATE_NR; from++)
 		assert_int_equal(state_allowed(TERN_SOURCE, (enum tern_state)from,
 					       TERN_STATE_COMPLETED),
-				 from == TERN_STATE_DEVICE);
+				 from == TERN_STATE_DEVICE || from == TERN_STATE_POSTCOPY_ACTIVE);
 	assert_false(state_allowed(TERN_DESTINATION, TERN_STATE_ACTIVE,
 				   TERN_STATE_PRE_SWITCHOVER));
+}
+
+/* After GO: no way back, no cancel, and giving up only while the link is lost. */
+static void postcopy_is_not_cancelled(void **state)
+{
+	static const enum tern_state postcopy[] = { TERN_STATE_POSTCOPY_ACTIVE,
+						    TERN_STATE_POSTCOPY_PAUSED,
+						    TERN_STATE_POSTCOPY_RECOVER };
+
+	for (int role = TERN_SOURCE; role <= TERN_DESTINATION; role++)
+		for (int i = 0; i < 3; i++) {
+			assert_false(state_allowed(role, postcopy[i], TERN_STATE_CANCELLING));
+			assert_false(state_allowed(role, postcopy[i], TERN_STATE_ACTIVE));
+			assert_false(state_allowed(role, postcopy[i], TERN_STATE_DEVICE));
+			assert_int_equal(state_allowed(role, postcopy[i], TERN_STATE_FAILED),
+					 postcopy[i] == TERN_STATE_POSTCOPY_PAUSED);
+		}
 }
 
 static void names_are_qemus(void **state)
@@ -296,7 +313,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ended_states_lead_nowhere),
-		cmocka_unit_test(only_device_completes),
+		cmocka_unit_test(only_device_and_postcopy_complete),
+		cmocka_unit_test(postcopy_is_not_cancelled),
 		cmocka_unit_test(names_are_qemus),
 		cmocka_unit_test(parameter_limits),
 		cmocka_unit_test(stripes_cover_all_once),

@@ -46,7 +46,7 @@ static void sample(enum wire_type type, struct wire_msg *m)
 		m->regions.v[1] = (struct wire_region){ 6, 1 << 21, 1ull << 32, 1 << 21, "high" };
 		break;
 	case WIRE_REGIONS_ACK:
-		m->regions_ack = (struct wire_regions_ack){ 7, 123 * 4096 };
+		m->regions_ack = (struct wire_regions_ack){ 7, 123 * 4096, 2, { 0x81, 0x7f } };
 		break;
 	case WIRE_SETUP_DONE:
 		m->setup_done.channels = 4;
@@ -70,6 +70,32 @@ static void sample(enum wire_type type, struct wire_msg *m)
 		break;
 	case WIRE_ERROR:
 		m->error = (struct wire_error){ -EPROTO, TERN_SCOPE_CHANNEL, 1, 5, "oops!" };
+		break;
+	case WIRE_MISSING:
+		m->missing.region = 4095;
+		m->missing.first_page = 1ull << 33;
+		m->missing.len = 4;
+		memcpy(m->missing.runs, "\x80\x01\x00\xff", 4);
+		break;
+	case WIRE_POSTCOPY:
+		m->postcopy.missing_pages = 1ull << 39;
+		break;
+	case WIRE_PAGES_WANTED:
+		m->wanted.count = 2;
+		m->wanted.v[0] = (struct wire_page_range){ 3, 1ull << 38, 512 };
+		m->wanted.v[1] = (struct wire_page_range){ 4, 0, 1 };
+		break;
+	case WIRE_RECOVER:
+		m->recover = (struct wire_recover){
+			.version = 1,
+			.channels = 5,
+			.chunk_bytes = 1 << 20,
+			.peer_timeout_ms = 5000,
+			.session_id = "fedcba987654321",
+		};
+		break;
+	case WIRE_RECOVER_ACK:
+		m->recover_ack = (struct wire_recover_ack){ 6, 65536, 4000, 1234567 };
 		break;
 	default:
 		break;
@@ -110,6 +136,58 @@ static void known_bytes(void **state)
 	sample(WIRE_ROUND, &m);
 	assert_int_equal(wire_encode(&m, buf), sizeof(round));
 	assert_memory_equal(buf, round, sizeof(round));
+}
+
+static void known_bytes_of_postcopy(void **state)
+{
+	static const uint8_t missing[] = {
+		16, 0, 0, 0, 4, 3, 2, 1, 0xff, 0x0f, 0, 0, /* region */
+		0, 0, 0, 0, 2, 0, 0, 0, /* first_page */
+		4, 0, 0x80, 1, 0, 0xff, /* runs */
+	};
+	static const uint8_t recover_ack[] = {
+		21, 0, 0, 0, 4, 3, 2, 1, 6, 0, 0, 0, /* channels */
+		0, 0, 1, 0, 0, 0, 0, 0, 0xa0, 0x0f, 0, 0, /* chunk_bytes, peer_timeout_ms */
+		0x87, 0xd6, 0x12, 0, 0, 0, 0, 0, /* missing_pages */
+	};
+	uint8_t buf[TRANSPORT_MSG_MAX];
+	struct wire_msg m;
+
+	sample(WIRE_MISSING, &m);
+	assert_int_equal(wire_encode(&m, buf), sizeof(missing));
+	assert_memory_equal(buf, missing, sizeof(missing));
+	sample(WIRE_RECOVER_ACK, &m);
+	assert_int_equal(wire_encode(&m, buf), sizeof(recover_ack));
+	assert_memory_equal(buf, recover_ack, sizeof(recover_ack));
+}
+
+/* Messages as full as they may be fit, and come back. */
+static void full_messages(void **state)
+{
+	static const enum wire_type types[] = { WIRE_MISSING, WIRE_PAGES_WANTED, WIRE_REGIONS_ACK };
+	uint8_t buf[TRANSPORT_MSG_MAX];
+	struct tern_error err;
+
+	for (int i = 0; i < 3; i++) {
+		struct wire_msg in, out;
+
+		sample(types[i], &in);
+		memset(&out, 0, sizeof(out));
+		if (types[i] == WIRE_MISSING) {
+			in.missing.len = WIRE_RUNS_MAX;
+			memset(in.missing.runs, 1, WIRE_RUNS_MAX);
+		} else if (types[i] == WIRE_PAGES_WANTED) {
+			in.wanted.count = WIRE_WANTED_PER_MSG;
+			for (unsigned k = 0; k < WIRE_WANTED_PER_MSG; k++)
+				in.wanted.v[k] = (struct wire_page_range){ k, k * 100ull, k + 1 };
+		} else {
+			in.regions_ack.by_contents_len = WIRE_BY_CONTENTS_MAX;
+			memset(in.regions_ack.by_contents, 0xa5, WIRE_BY_CONTENTS_MAX);
+		}
+		error_clear(&err);
+		assert_int_equal(wire_decode(buf, wire_encode(&in, buf), &out, &err), 0);
+		assert_memory_equal(&in, &out, sizeof(in));
+	}
 }
 
 static void truncated(void **state)
@@ -206,6 +284,7 @@ static const struct {
 	{ WIRE_REGIONS, 42, 1, TERN_REGION_NAME_MAX + 1, "name" },
 	{ WIRE_REGIONS, 43, 1, '\n', "name" },
 	{ WIRE_REGIONS_ACK, 8, 4, 0, "nr_regions" },
+	{ WIRE_REGIONS_ACK, 20, 2, WIRE_BY_CONTENTS_MAX + 1, "by_contents" },
 	{ WIRE_SETUP_DONE, 8, 4, 0, "channels" },
 	{ WIRE_ROUND, 8, 4, 0, "round" },
 	{ WIRE_ROUND, 12, 1, 2, "final" },
@@ -214,6 +293,26 @@ static const struct {
 	{ WIRE_ERROR, 12, 1, TERN_SCOPE_SESSION + 1, "scope" },
 	{ WIRE_ERROR, 13, 1, 2, "started" },
 	{ WIRE_ERROR, 14, 2, WIRE_ERROR_TEXT_MAX + 1, "len" },
+	{ WIRE_MISSING, 8, 4, TERN_REGIONS_MAX, "region" },
+	{ WIRE_MISSING, 12, 8, UINT64_MAX, "first_page" },
+	{ WIRE_MISSING, 20, 2, 0, "runs" },
+	{ WIRE_MISSING, 20, 2, WIRE_RUNS_MAX + 1, "runs" },
+	{ WIRE_POSTCOPY, 8, 8, UINT64_MAX, "missing_pages" },
+	{ WIRE_PAGES_WANTED, 8, 2, 0, "count" },
+	{ WIRE_PAGES_WANTED, 8, 2, WIRE_WANTED_PER_MSG + 1, "count" },
+	{ WIRE_PAGES_WANTED, 10, 4, TERN_REGIONS_MAX, "region" },
+	{ WIRE_PAGES_WANTED, 14, 8, UINT64_MAX, "first_page" },
+	{ WIRE_PAGES_WANTED, 22, 8, 0, "nr_pages" },
+	{ WIRE_PAGES_WANTED, 42, 8, UINT64_MAX, "nr_pages" },
+	{ WIRE_RECOVER, 8, 2, 0, "version" },
+	{ WIRE_RECOVER, 10, 4, 0, "channels" },
+	{ WIRE_RECOVER, 10, 4, TRANSPORT_CHANNELS_MAX + 1, "channels" },
+	{ WIRE_RECOVER, 14, 8, 1, "chunk_bytes" },
+	{ WIRE_RECOVER, 22, 4, 0, "peer_timeout_ms" },
+	{ WIRE_RECOVER_ACK, 8, 4, TRANSPORT_CHANNELS_MAX + 1, "channels" },
+	{ WIRE_RECOVER_ACK, 12, 8, UINT64_MAX, "chunk_bytes" },
+	{ WIRE_RECOVER_ACK, 20, 4, 0, "peer_timeout_ms" },
+	{ WIRE_RECOVER_ACK, 24, 8, UINT64_MAX, "missing_pages" },
 };
 
 static void limits(void **state)
@@ -266,6 +365,10 @@ static void sender_of_each(void **state)
 	assert_false(wire_from_destination(WIRE_GO));
 	assert_true(wire_from_destination(WIRE_STARTED));
 	assert_false(wire_from_source(WIRE_STARTED));
+	assert_true(wire_from_source(WIRE_MISSING) && wire_from_destination(WIRE_MISSING));
+	assert_false(wire_from_destination(WIRE_POSTCOPY) || wire_from_destination(WIRE_RECOVER));
+	assert_false(wire_from_source(WIRE_PAGES_WANTED) || wire_from_source(WIRE_COMPLETE));
+	assert_true(wire_from_destination(WIRE_RECOVER_ACK));
 	assert_true(wire_from_source(WIRE_ERROR) && wire_from_destination(WIRE_ERROR));
 	assert_string_equal(wire_type_name(WIRE_TYPE_NR), "unknown");
 }
@@ -340,6 +443,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trip),     cmocka_unit_test(known_bytes),
 		cmocka_unit_test(truncated),      cmocka_unit_test(too_long),
+		cmocka_unit_test(known_bytes_of_postcopy),
+		cmocka_unit_test(full_messages),
 		cmocka_unit_test(bad_header),     cmocka_unit_test(limits),
 		cmocka_unit_test(damaged),        cmocka_unit_test(sender_of_each),
 		cmocka_unit_test(zero_round_trip),
