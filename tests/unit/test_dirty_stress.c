@@ -33,7 +33,11 @@ enum {
 	HOT_PAGES = 8,
 	ZONE_PAGES = 512,
 	RUNS = 2,
+#ifdef __SANITIZE_THREAD__
+	ROUNDS = 8, /* each takes ten times as long */
+#else
 	ROUNDS = 25,
+#endif
 	MIN_WRITES = 100, /* by all writers together before a round may end */
 };
 
