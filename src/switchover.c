@@ -6,7 +6,8 @@
  *	source                                   destination
  *	pause the guest
  *	last look at the dirty log
- *	last round, fence; with postcopy instead: MISSING, POSTCOPY
+ *	last round, fence; with postcopy instead: MISSING (without a round everything
+ *	is missing, and it went before the pause), POSTCOPY
  *	save state      ---- STATE, STATE_END -->  load state
  *	                <--- READY -------------   could run, does not
  *	point of no return
