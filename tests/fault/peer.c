@@ -195,7 +195,8 @@ bool peer_frame(struct peer *p, unsigned i, const void *bytes, size_t len)
 static void fill_hello(struct peer *p, struct wire_hello *h)
 {
 	h->version_min = h->version_max = 1;
-	h->channels = PEER_CHANNELS;
+	h->channels = PEER_CHANNELS - p->postcopy; /* the last one is not counted */
+	h->features = h->features_required = p->postcopy ? WIRE_FEATURE_POSTCOPY : 0;
 	memcpy(h->session_id, p->id, sizeof(p->id));
 	h->page_size = TERN_PAGE_SIZE;
 	h->nr_regions = p->vm->nr_regions;
@@ -222,6 +223,14 @@ static void fill_regions(struct peer *p, struct wire_regions *r)
 	}
 }
 
+/* The first @nr pages (below 128). */
+static void fill_missing(struct wire_missing *m, uint64_t nr)
+{
+	m->runs[0] = 0;
+	m->runs[1] = (uint8_t)nr;
+	m->len = 2;
+}
+
 size_t peer_message(struct peer *p, enum wire_type type, uint8_t *buf)
 {
 	struct wire_msg m;
@@ -235,7 +244,8 @@ size_t peer_message(struct peer *p, enum wire_type type, uint8_t *buf)
 		break;
 	case WIRE_HELLO_ACK:
 		m.hello_ack = (struct wire_hello_ack){ .version = 1,
-						       .channels = PEER_CHANNELS,
+						       .channels = PEER_CHANNELS - p->postcopy,
+						       .features = p->postcopy,
 						       .chunk_bytes = 1 << 18,
 						       .peer_timeout_ms = PEER_TIMEOUT_MS };
 		break;
@@ -246,6 +256,8 @@ size_t peer_message(struct peer *p, enum wire_type type, uint8_t *buf)
 		m.regions_ack.nr_regions = p->vm->nr_regions;
 		for (unsigned i = 0; i < p->vm->nr_regions; i++)
 			m.regions_ack.ram_bytes += p->vm->pages[i] * TERN_PAGE_SIZE;
+		m.regions_ack.by_contents_len = p->postcopy;
+		m.regions_ack.by_contents[0] = p->postcopy ? 3 : 0; /* both regions */
 		break;
 	case WIRE_SETUP_DONE:
 		m.setup_done.channels = PEER_CHANNELS;
@@ -265,27 +277,29 @@ size_t peer_message(struct peer *p, enum wire_type type, uint8_t *buf)
 		m.error.len = 15;
 		memcpy(m.error.text, "something broke", 15);
 		break;
-	case WIRE_MISSING: /* one page, the first */
-		m.missing.len = 2;
-		m.missing.runs[1] = 1;
+	case WIRE_MISSING:
+		m.missing.region = 0;
+		fill_missing(&m.missing, p->vm->pages[0]);
 		break;
 	case WIRE_POSTCOPY:
-		m.postcopy.missing_pages = 1;
+		m.postcopy.missing_pages = p->vm->pages[0];
 		break;
 	case WIRE_PAGES_WANTED:
 		m.wanted.count = 1;
-		m.wanted.v[0].nr_pages = 1;
+		m.wanted.v[0] = (struct wire_page_range){ .nr_pages = 1 };
 		break;
 	case WIRE_RECOVER:
 		m.recover = (struct wire_recover){ .version = 1,
-						   .channels = PEER_CHANNELS,
+						   .channels = PEER_CHANNELS - 1,
 						   .chunk_bytes = 1 << 18,
 						   .peer_timeout_ms = PEER_TIMEOUT_MS };
+		memcpy(m.recover.session_id, p->id, sizeof(p->id));
 		break;
 	case WIRE_RECOVER_ACK:
-		m.recover_ack = (struct wire_recover_ack){ .channels = PEER_CHANNELS,
+		m.recover_ack = (struct wire_recover_ack){ .channels = PEER_CHANNELS - 1,
 							   .chunk_bytes = 1 << 18,
-							   .peer_timeout_ms = PEER_TIMEOUT_MS };
+							   .peer_timeout_ms = PEER_TIMEOUT_MS,
+							   .missing_pages = p->vm->pages[0] };
 		break;
 	default:
 		break;

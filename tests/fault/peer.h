@@ -32,6 +32,7 @@ struct peer {
 	int data[PEER_CHANNELS]; /* or -1 */
 	uint8_t id[TRANSPORT_SESSION_ID_LEN];
 	uint32_t tx_seq;
+	bool postcopy; /* it offers or agrees to postcopy; set before it says anything */
 	const struct testvm *vm; /* whose regions it claims to have */
 	char error[WIRE_ERROR_TEXT_MAX + 1]; /* of the last ERROR message received */
 	char *problems;

@@ -97,7 +97,7 @@ static const struct bad_frame frames[] = {
 	{ .name = "PUSH, ranges",
 	  .h = { .type = FRAME_PUSH, .length = 8, .contents = PAGE, .nr_ranges = 1 },
 	  .text = "bad ranges" },
-	{ .name = "PUSH that is not welcome",
+	{ .name = "PUSH of a message that is none",
 	  .h = { .type = FRAME_PUSH, .length = 8, .contents = PAGE },
 	  .payload = 8 + PAGE,
 	  .text = "unknown type 61166" },
@@ -177,9 +177,12 @@ struct bad_zero {
 
 static const struct bad_zero zeros[] = {
 	{ "type 0", { 1, { GOOD } }, 0, 2, 0, 0, "unknown type 0" },
-	{ "type 2", { 1, { GOOD } }, 0, 2, 2, 0, "PLACED from the peer came on channel 1 before" },
-	{ "type 3", { 1, { GOOD } }, 0, 2, 3, 0, "EMPTY from the peer came on channel 1 before" },
 	{ "type 5", { 1, { GOOD } }, 0, 2, 5, 0, "unknown type 5" },
+	{ "PLACED", { 1, { GOOD } }, 0, 2, 2, 0,
+	  "PLACED from the peer came on channel 1 before the switchover to postcopy" },
+	{ "EMPTY", { 1, { GOOD } }, 0, 2, 3, 0,
+	  "EMPTY from the peer came on channel 1 before the switchover to postcopy" },
+	{ "CONTENTS", { 1, { GOOD } }, 0, 2, 4, 0, "CONTENTS from the peer" },
 	{ "one byte", { 1, { GOOD } }, 0, 0, 0, -23, "(1 bytes)" },
 	{ "no count", { 1, { GOOD } }, 0, 0, 0, -22, "truncated in field count" },
 	{ "count 0", { 1, { GOOD } }, 2, 2, 0, 0, "count = 0" },

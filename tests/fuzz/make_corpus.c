@@ -113,24 +113,25 @@ static struct wire_msg *sample(enum wire_type type)
 		m.error.len = 9;
 		memcpy(m.error.text, "it failed", 9);
 		break;
-	case WIRE_MISSING: /* ....XX.XXX */
+	case WIRE_MISSING:
+		m.missing.region = 1;
 		m.missing.len = 4;
-		memcpy(m.missing.runs, "\4\2\1\3", 4);
+		memcpy(m.missing.runs, "\0\1\1\2", 4);
 		break;
 	case WIRE_POSTCOPY:
-		m.postcopy.missing_pages = 5;
+		m.postcopy.missing_pages = 3;
 		break;
 	case WIRE_PAGES_WANTED:
 		m.wanted.count = 2;
-		m.wanted.v[0] = (struct wire_page_range){ 0, 4, 1 };
-		m.wanted.v[1] = (struct wire_page_range){ 1, 2, 1 };
+		m.wanted.v[0] = (struct wire_page_range){ 0, 15, 1 };
+		m.wanted.v[1] = (struct wire_page_range){ 1, 0, 1 };
 		break;
 	case WIRE_RECOVER:
 		m.recover = (struct wire_recover){ 1, 2, 1 << 20, 5000, { 0 } };
 		memset(m.recover.session_id, 0x5e, sizeof(m.recover.session_id));
 		break;
 	case WIRE_RECOVER_ACK:
-		m.recover_ack = (struct wire_recover_ack){ 2, 1 << 20, 5000, 5 };
+		m.recover_ack = (struct wire_recover_ack){ 2, 1 << 20, 5000, 3 };
 		break;
 	default:
 		break;
@@ -196,8 +197,25 @@ static void make_wire(struct seed *s, const char *dir)
 		snprintf(name, sizeof(name), "full-%s", wire_type_name(t));
 		seed_write(s, dir, "wire", name);
 	}
-	seed_add(s, buf, zero_msg(buf));
-	seed_write(s, dir, "wire", "full-ZERO");
+	for (unsigned t = WIRE_NOTIFY_ZERO; t < WIRE_NOTIFY_NR; t++) {
+		struct wire_contents contents = { 1, 2 };
+		struct wire_notify n = { .type = (enum wire_notify_type)t };
+
+		if (t == WIRE_NOTIFY_CONTENTS)
+			n.contents = contents;
+		else
+			n.ranges = (struct wire_ranges){ 2, { { 0, 2, 3 }, { 1, 0, 4 } } };
+		seed_add(s, buf, wire_notify_encode(&n, buf));
+		snprintf(name, sizeof(name), "full-%s", wire_notify_name(t));
+		seed_write(s, dir, "wire", name);
+	}
+	/* REGIONS_ACK of a session that agreed on postcopy. */
+	struct wire_msg *ack = sample(WIRE_REGIONS_ACK);
+
+	ack->regions_ack.by_contents_len = 1;
+	ack->regions_ack.by_contents[0] = 2;
+	seed_add(s, buf, wire_encode(ack, buf));
+	seed_write(s, dir, "wire", "full-REGIONS_ACK-postcopy");
 }
 
 static void make_uri(struct seed *s, const char *dir)
