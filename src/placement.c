@@ -132,14 +132,26 @@ int placement_ask(struct placement *p, const struct placement_fault *f)
 	return set_all(p->v[f->region].asked, f->host_page, 1);
 }
 
+/* The first bit of @map from @from on that is set, or @nr; others set bits meanwhile. */
+static uint64_t next_set(const uint64_t *map, uint64_t nr, uint64_t from)
+{
+	for (uint64_t at = from; at < nr; at = (at / 64 + 1) * 64) {
+		uint64_t word = load(map, at / 64) & ~0ull << at % 64;
+
+		if (word)
+			return at / 64 * 64 + (unsigned)__builtin_ctzll(word);
+	}
+	return nr;
+}
+
 bool placement_next_asked(const struct placement *p, struct placement_fault *f)
 {
 	for (uint32_t i = f->region; i < p->nr; i++) {
 		const struct placement_region *v = &p->v[i];
 		uint64_t nr = (v->region->nr_pages + v->host_pages - 1) / v->host_pages;
-		uint64_t n = bitmap_next_set(v->asked, nr, i == f->region ? f->host_page : 0);
+		uint64_t n = next_set(v->asked, nr, i == f->region ? f->host_page : 0);
 
-		for (; n < nr; n = bitmap_next_set(v->asked, nr, n + 1)) {
+		for (; n < nr; n = next_set(v->asked, nr, n + 1)) {
 			struct placement_fault found = host_page(v, n);
 
 			if (placement_is_here(p, &found))
