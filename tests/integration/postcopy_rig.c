@@ -184,7 +184,9 @@ static void begin_readers(void *opaque)
 {
 	struct rig *r = opaque;
 
-	for (unsigned i = 0; i < r->nr_readers; i++) {
+	unsigned nr = r->nr_readers;
+
+	for (unsigned i = 0; i < nr; i++) {
 		if (pthread_create(&r->readers[i].thread, NULL, reader_main, &r->readers[i]))
 			abort();
 		atomic_store(&r->nr_begun, i + 1);
@@ -230,7 +232,7 @@ void rig_end_readers(struct rig *r, unsigned nr)
 	uint64_t until = deadline_ns(RIG_WAIT_MS);
 
 	for (unsigned i = 0; i < nr; i++) {
-		while (!atomic_load(&r->readers[i].ended)) {
+		while (atomic_load(&r->nr_begun) <= i || !atomic_load(&r->readers[i].ended)) {
 			if (now_ns() > until)
 				tell(r);
 			if (now_ns() > until)
