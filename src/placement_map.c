@@ -365,7 +365,16 @@ int placement_copy(struct placement *p, const struct placement_region *v, uint64
 	uint8_t *hva = v->region->hva + first * TERN_PAGE_SIZE;
 	int r = uffd_copy(&p->uffd, hva, buf, nr * TERN_PAGE_SIZE);
 
-	return r == -EEXIST ? wake(&p->uffd, hva, nr * TERN_PAGE_SIZE) : r;
+	if (r != -EEXIST)
+		return r;
+	/* An attempt before a lost link got to some page: it says nothing of those behind. */
+	r = 0;
+	for (uint64_t at = 0; at < nr * TERN_PAGE_SIZE && !r; at += TERN_PAGE_SIZE) {
+		r = uffd_copy(&p->uffd, hva + at, buf + at, TERN_PAGE_SIZE);
+		if (r == -EEXIST)
+			r = wake(&p->uffd, hva + at, TERN_PAGE_SIZE);
+	}
+	return r;
 }
 
 /* Blocks [from, to) of @v are complete: whole units of retire() in there. */

@@ -680,6 +680,23 @@ static void again_allows_what_is_missing(void **state)
 	rig_fini(&r);
 }
 
+/* Private memory of which a first attempt, before the link was lost, placed one page. */
+static void contents_come_again_after_a_part(void **state)
+{
+	uint8_t page[TERN_PAGE_SIZE];
+	struct rig r;
+
+	rig_init(&r, ANON, 2 * HUGE);
+	lack(&r, 0, r.pages);
+	arm(&r);
+	memset(page, byte_of(5), PAGE);
+	assert_int_equal(uffd_copy(&r.p->uffd, r.mem + 5 * PAGE, page, PAGE), 0);
+	assert_int_equal(contents(&r, 0, 16, 0), 0);
+	for (uint64_t i = 0; i < 16; i++)
+		assert_true(holds(&r, i, byte_of(i)));
+	rig_fini(&r);
+}
+
 /* What threads wait for is asked for again, once each, and only that. */
 static void what_is_waited_for_is_asked_for_again(void **state)
 {
@@ -884,6 +901,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(missing_may_not_overlap),
 		cmocka_unit_test(complete_blocks_are_the_kernels),
 		cmocka_unit_test(again_allows_what_is_missing),
+		cmocka_unit_test(contents_come_again_after_a_part),
 		cmocka_unit_test(what_is_waited_for_is_asked_for_again),
 		cmocka_unit_test(deleting_wakes_who_waits),
 		cmocka_unit_test(faults_race_with_arrival),
