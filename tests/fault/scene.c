@@ -14,6 +14,10 @@
  * In all cases: never both, both end in bounded time, with a sentence that says
  * what happened; and a destination that runs has the source's RAM.
  *
+ * With postcopy a lost link is no end once GO was sent.  If GO arrived, the migration
+ * is recovered until the destination has all pages.  If not, the source keeps its pages
+ * and does not run, for it cannot know.
+ *
  * A destination whose handshake failed goes on listening.  Then a second attempt,
  * without a fault, has to complete.
  */
@@ -39,6 +43,13 @@
 /* 66 regions: two REGIONS messages.  20000 bytes of device state: three STATE messages. */
 #define NR_REGIONS 66u
 #define STATE_BYTES 20000u
+
+/* Bytes per second in the background: so slow that the guest has to ask for pages. */
+#define POSTCOPY_RATE (16u << 20)
+
+/* What is in the RAM before the guest runs: see testvm_fill(). */
+#define FILL_STEP 1
+#define FILL_SEED 77
 
 unsigned scene_slowness(void)
 {
@@ -94,6 +105,10 @@ static void apply_plot(struct scene *sc)
 	case SCENE_PLAIN:
 	case SCENE_ZEROS:
 		break;
+	case SCENE_POSTCOPY: /* the guest goes on to write, and waits for pages */
+		sc->dst.working_set = sc->src.working_set;
+		sc->dst.pause_us = sc->src.pause_us;
+		break;
 	case SCENE_SOURCE_CANCELS:
 		sc->src.on_save = cancel_in_save;
 		sc->src.hook_opaque = sc;
@@ -119,6 +134,10 @@ static struct tern_session *new_session(struct scene *sc, struct testvm *vm, enu
 	tern_session_set(s, TERN_PARAM_CHANNELS, 2);
 	tern_session_set(s, TERN_PARAM_STRIPE_BYTES, 1 << 20);
 	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, SCENE_PEER_TIMEOUT_MS);
+	if (role == TERN_SOURCE && sc->plot == SCENE_POSTCOPY) {
+		tern_session_set(s, TERN_PARAM_MODE, TERN_MODE_POSTCOPY);
+		tern_session_set(s, TERN_PARAM_MAX_POSTCOPY_BANDWIDTH, POSTCOPY_RATE);
+	}
 	if (role == TERN_SOURCE && sc->plot == SCENE_ZEROS)
 		tern_session_set_event_handler(s, zero_some, sc);
 	return s;
@@ -161,7 +180,7 @@ void scene_open(struct scene *sc, const char *lane, enum scene_plot plot, char *
 	open_lane(sc, lane);
 	testvm_init(&sc->src, &sc->pair, TESTVM_ANON, NR_REGIONS, pages);
 	testvm_init(&sc->dst, &sc->pair, TESTVM_ANON, NR_REGIONS, pages);
-	testvm_fill(&sc->src, 1, 77);
+	testvm_fill(&sc->src, FILL_STEP, FILL_SEED);
 	sc->src.working_set = 128;
 	sc->src.pause_us = 100;
 	sc->src.state_bytes = sc->dst.state_bytes = STATE_BYTES;
@@ -194,6 +213,34 @@ static void must_end(struct scene *sc, struct tern_session *s, const char *who)
 	abort();
 }
 
+static bool has_ended(const struct tern_session *s)
+{
+	enum tern_state state = tern_session_state(s);
+
+	return state == TERN_STATE_COMPLETED || state == TERN_STATE_FAILED ||
+	       state == TERN_STATE_CANCELLED;
+}
+
+static bool is_paused(const struct tern_session *s)
+{
+	return tern_session_state(s) == TERN_STATE_POSTCOPY_PAUSED;
+}
+
+/* Recover until the source has ended, or nobody is there to recover with. */
+static void recover(struct scene *sc)
+{
+	uint64_t until = deadline_ns(SCENE_BOUND_MS);
+
+	while (!has_ended(sc->s) && now_ns() < until) {
+		if (is_paused(sc->s) && has_ended(sc->d))
+			return;
+		if (is_paused(sc->s) && is_paused(sc->d))
+			tern_session_recover(sc->s, NULL);
+		usleep(2000);
+	}
+	must_end(sc, sc->s, "source");
+}
+
 /* Connect a source and wait for its end. */
 static void attempt(struct scene *sc)
 {
@@ -202,7 +249,10 @@ static void attempt(struct scene *sc)
 	tern_session_uri(sc->d, uri, sizeof(uri));
 	if (tern_session_connect(sc->s, uri))
 		scene_problem(sc, "connect() failed");
-	must_end(sc, sc->s, "source");
+	if (sc->plot == SCENE_POSTCOPY)
+		recover(sc);
+	else
+		must_end(sc, sc->s, "source");
 }
 
 /*
@@ -285,6 +335,14 @@ static void judge_source_runs(struct scene *sc, bool d_ended)
 	judge_error(sc, sc->d, "destination");
 }
 
+/* A guest that begins to run before its pages are there has written to some since. */
+static bool ram_is_right(const struct scene *sc)
+{
+	if (sc->plot == SCENE_POSTCOPY)
+		return testvm_intact(&sc->dst, FILL_STEP, FILL_SEED);
+	return testvm_equal(&sc->src, &sc->dst);
+}
+
 /* The destination runs: it must know it, and have the same RAM. */
 static void judge_destination_runs(struct scene *sc)
 {
@@ -294,7 +352,7 @@ static void judge_destination_runs(struct scene *sc)
 	if (!sc->dst.is_running || !sc->dst.state_was_good)
 		scene_problem(sc, "the destination does not run, or its state is bad");
 	testvm_stop(&sc->dst);
-	if (!sc->src.is_running && !testvm_equal(&sc->src, &sc->dst))
+	if (!sc->src.is_running && !ram_is_right(sc))
 		scene_problem(sc, "RAM differs");
 }
 
@@ -348,6 +406,31 @@ static void judge_completed(struct scene *sc)
 	}
 }
 
+/* Postcopy, and GO was sent: invariants 1 and 6. */
+static void judge_postcopy(struct scene *sc, bool go_arrived)
+{
+	if (sc->src.is_running || sc->src.resumes)
+		scene_problem(sc, "the source resumed after GO");
+	if (tern_session_state(sc->s) != TERN_STATE_COMPLETED && !is_paused(sc->s))
+		scene_problem(sc, "after GO the source is %s",
+			      tern_state_name(tern_session_state(sc->s)));
+	if (tern_session_state(sc->s) == TERN_STATE_COMPLETED && !go_arrived)
+		scene_problem(sc, "GO was lost, and the source completed");
+	if (go_arrived) {
+		if (tern_session_state(sc->d) != TERN_STATE_COMPLETED)
+			scene_problem(sc, "the destination is %s",
+				      tern_state_name(tern_session_state(sc->d)));
+		judge_destination_runs(sc);
+		return;
+	}
+	if (sc->dst.is_running || sc->dst.resumes)
+		scene_problem(sc, "the destination ran without GO");
+	if (tern_session_outcome(sc->d) != TERN_OUTCOME_SOURCE)
+		scene_problem(sc, "without GO the destination's outcome is %s",
+			      tern_outcome_name(tern_session_outcome(sc->d)));
+	judge_error(sc, sc->d, "destination");
+}
+
 /* Did either side lose the other only because this machine is slow? */
 static bool was_slow(struct scene *sc)
 {
@@ -393,6 +476,8 @@ void scene_play(struct scene *sc)
 		judge_source_runs(sc, !listening);
 	else if (listening)
 		scene_problem(sc, "the destination listens after GO");
+	else if (sc->plot == SCENE_POSTCOPY)
+		judge_postcopy(sc, go_arrived);
 	else if (fault_net_messages(sc->net, FAULT_SOURCE, FAULT_RECV, WIRE_STARTED))
 		judge_completed(sc);
 	else

@@ -52,6 +52,7 @@ enum scene_plot {
 	SCENE_SAVE_FAILS,
 	SCENE_LOAD_FAILS,
 	SCENE_RESUME_FAILS, /* the destination's */
+	SCENE_POSTCOPY, /* without a round; a lost link is recovered as often as it takes */
 };
 
 struct loop_net;

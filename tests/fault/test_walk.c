@@ -43,7 +43,7 @@ static const struct step steps[] = {
 	{ WIRE_BYE, FAULT_SOURCE, 1 },
 };
 
-/* Messages of migrations that end otherwise. */
+/* Messages of migrations that end otherwise, and of postcopy. */
 static const struct {
 	enum scene_plot plot;
 	struct step step;
@@ -52,6 +52,18 @@ static const struct {
 	{ SCENE_SAVE_FAILS, { WIRE_ERROR, FAULT_SOURCE, 1 } },
 	{ SCENE_LOAD_FAILS, { WIRE_ERROR, FAULT_DESTINATION, 1 } },
 	{ SCENE_RESUME_FAILS, { WIRE_ERROR, FAULT_DESTINATION, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_HELLO_ACK, FAULT_DESTINATION, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_REGIONS_ACK, FAULT_DESTINATION, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_MISSING, FAULT_SOURCE, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_POSTCOPY, FAULT_SOURCE, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_STATE, FAULT_SOURCE, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_STATE_END, FAULT_SOURCE, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_READY, FAULT_DESTINATION, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_GO, FAULT_SOURCE, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_STARTED, FAULT_DESTINATION, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_PAGES_WANTED, FAULT_DESTINATION, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_COMPLETE, FAULT_DESTINATION, 1 } },
+	{ SCENE_POSTCOPY, { WIRE_BYE, FAULT_SOURCE, 1 } },
 };
 
 #define NR(a) (sizeof(a) / sizeof((a)[0]))
