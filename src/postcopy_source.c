@@ -149,6 +149,8 @@ static int take_message(struct tern_session *s, const struct wire_msg *msg, bool
 	monitor_lock(&s->mon);
 	s->times.end = now_ns();
 	monitor_unlock(&s->mon);
+	/* Workers may wait for their turn to send what has gone for requests meanwhile. */
+	limiter_set(&s->postcopy_limiter, &s->mon, 0);
 	return 0;
 }
 
