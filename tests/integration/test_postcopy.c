@@ -364,6 +364,27 @@ static void every_page_is_touched_while_all_is_pushed(void **state)
 	}
 }
 
+/* The guest has asked for all its pages: the bandwidth limit holds up nobody any more. */
+static void completes_when_faults_have_brought_all(void **state)
+{
+	enum testvm_backing backings[] = { TESTVM_MEMFD, TESTVM_ANON };
+	const uint64_t pages[] = { 1024 };
+
+	for (int i = 0; i < 2; i++) {
+		struct rig r;
+
+		rig_init(&r, state, backings[i], 1, pages, 1);
+		rig_sessions(&r, TERN_MODE_POSTCOPY);
+		rig_throttle(&r);
+		rig_add_reader(&r, 0, 1024, 0);
+		rig_start(&r);
+		rig_wait(&r);
+		rig_assert_moved(&r);
+		assert_int_equal(atomic_load(&r.dst_heard.warnings), 0);
+		rig_fini(&r);
+	}
+}
+
 /* Inside load(), so before GO: the VMM looks at its guest's RAM. */
 static void read_ram(void *opaque)
 {
@@ -622,6 +643,7 @@ static const struct lane_case cases[] = {
 	LANE_CASE(fault_on_a_hole_of_huge_memory_is_served),
 	LANE_CASE(many_threads_fault_at_once),
 	LANE_CASE(every_page_is_touched_while_all_is_pushed),
+	LANE_CASE(completes_when_faults_have_brought_all),
 	LANE_CASE(load_may_read_guest_ram),
 	LANE_CASE(figures_add_up),
 	LANE_CASE(cancel_in_save),
