@@ -154,11 +154,36 @@ static int take_message(struct tern_session *s, const struct wire_msg *msg, bool
 	return 0;
 }
 
+/*
+ * When to give a peer up that does not say COMPLETE; @sent_ns: when all background pages had
+ * arrived, or 0.  What it asked for later takes a moment more.
+ */
+static uint64_t overdue_ns(struct tern_session *s, uint64_t sent_ns)
+{
+	uint64_t asked_ns = pusher_asked_ns(s->pusher);
+	uint64_t patience_ns = SOURCE_PATIENCE * 1000000ull *
+			       (uint64_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS);
+
+	return sent_ns ? (asked_ns > sent_ns ? asked_ns : sent_ns) + patience_ns : NEVER_NS;
+}
+
+/* Is the peer to be given up?  -errno with *err. */
+static int lost_patience(struct tern_session *s, uint64_t sent_ns, struct tern_error *err)
+{
+	if (now_ns() < overdue_ns(s, sent_ns))
+		return 0;
+	return error_session(err, -ETIMEDOUT,
+			     "all pages were sent, and %s did not say COMPLETE within %d peer "
+			     "timeouts; see what it waits for",
+			     s->uri_text, SOURCE_PATIENCE);
+}
+
 /* Send everything, and wait until the destination has it.  0 or -errno with *err. */
 static int push_all(struct source *src, struct tern_error *err)
 {
 	struct tern_session *s = src->s;
 	bool complete = false;
+	uint64_t sent_ns = 0;
 	struct wire_msg msg;
 	int r = 0;
 
@@ -173,10 +198,15 @@ static int push_all(struct source *src, struct tern_error *err)
 			monitor_lock(&s->mon);
 			continue;
 		}
+		if (!sent_ns && sender_idle(s->sender))
+			sent_ns = now_ns();
 		if (!r)
 			r = lost(s, err);
 		if (!r)
-			monitor_wait(&s->mon, next_look(s));
+			r = lost_patience(s, sent_ns, err);
+		if (!r)
+			monitor_wait(&s->mon, s->worker_failed_ns ? next_look(s)
+								  : overdue_ns(s, sent_ns));
 	}
 	/* The workers end by themselves, unless the link is lost; then they have to notice. */
 	for (bool told = false; !sender_idle(s->sender);) {

@@ -825,6 +825,11 @@ int pusher_answer(struct pusher *p, struct transport_channel *ch, const struct w
 	return e;
 }
 
+uint64_t pusher_asked_ns(const struct pusher *p)
+{
+	return atomic_load_explicit(&p->asked_ns, memory_order_relaxed);
+}
+
 void pusher_stats(const struct pusher *p, struct tern_postcopy_stats *out)
 {
 	out->requests = atomic_load(&p->requests);

@@ -65,6 +65,9 @@ void pusher_delete(struct pusher **p);
 const uint64_t *pusher_missing(const struct pusher *p, uint32_t id);
 uint64_t pusher_nr_missing(const struct pusher *p);
 
+/* pusher_asked_ns - when the destination asked for pages last.  Any thread. */
+uint64_t pusher_asked_ns(const struct pusher *p);
+
 /*
  * pusher_forget, pusher_lacks - after a lost link: forget what was missing; the
  * destination lacks the pages of a piece.  0 or -EPROTO.  pusher_again() - begin anew with

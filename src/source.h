@@ -17,6 +17,9 @@
 #include "sender.h"
 #include "session.h"
 
+/* The peer answers keep-alive but not READY, STARTED, or COMPLETE: so many peer timeouts. */
+#define SOURCE_PATIENCE 6
+
 struct source {
 	struct tern_session *s;
 	struct populated populated;

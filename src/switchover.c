@@ -32,9 +32,6 @@
 #include "error.h"
 #include "vmstate.h"
 
-/* The peer answers keep-alive but not READY or STARTED: so many peer timeouts. */
-#define SWITCHOVER_PATIENCE 6
-
 /* A lap timer: each call charges the time since the last one to @step. */
 struct lap {
 	struct tern_session *s;
@@ -64,7 +61,7 @@ static void lap(struct lap *l, enum tern_ledger_step step)
 
 static uint64_t patience(struct tern_session *s)
 {
-	return deadline_ns(SWITCHOVER_PATIENCE *
+	return deadline_ns(SOURCE_PATIENCE *
 			   (int64_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
 }
 
