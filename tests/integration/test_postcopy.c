@@ -257,8 +257,8 @@ static void fault_is_served_before_its_page_is_pushed(void **state)
 		assert_true(rig_postcopy(r.d, &dst)->requests > 0);
 		assert_true(dst.missing_pages > 0);
 		assert_true(dst.fault.nr > 0 && dst.fault.max_ns > 0);
-		assert_int_equal(tern_session_state(r.d), TERN_STATE_POSTCOPY_ACTIVE);
-		assert_int_equal(tern_session_state(r.s), TERN_STATE_POSTCOPY_ACTIVE);
+		rig_await_state(&r, r.d, TERN_STATE_POSTCOPY_ACTIVE);
+		rig_await_state(&r, r.s, TERN_STATE_POSTCOPY_ACTIVE);
 		rig_unthrottle(&r);
 		rig_wait(&r);
 		rig_assert_moved(&r);
