@@ -396,7 +396,7 @@ class TernPeer(unittest.TestCase):
 class FakePeer:
     """Counts its runs; fails on demand."""
 
-    name, part, fail = "fake", None, False
+    name, part, fail = "fake", None, 0
 
     def __init__(self, work):
         pass
@@ -409,6 +409,7 @@ class FakePeer:
 
     def run(self, spec):
         if self.fail:
+            self.fail -= 1
             raise PeerError("it broke")
         return Result(ram=spec.ram, total_ms=100)
 
@@ -416,12 +417,12 @@ class FakePeer:
 class Rounds(unittest.TestCase):
     """Order of runs and the exit status, with a peer made for it."""
 
-    def run_harness(self, fail=False, optional=False):
+    def run_harness(self, fail=0, optional=False, part=None):
         """(exit status, run records) of three rounds of three entries."""
         compare = load_compare()
         entries = [scenarios.Entry(x, "fake", Spec(ram=MIB), optional) for x in "abc"]
         compare.SCENARIOS = {"s": scenarios.Scenario("s", "a test", MIB, entries, [])}
-        compare.PEERS = {"fake": type("Fake", (FakePeer,), {"fail": fail})}
+        compare.PEERS = {"fake": type("Fake", (FakePeer,), {"fail": fail, "part": part})}
         args = argparse.Namespace(build="/nonexistent", root=HERE, leave_out="", scenario=None,
                                   peer=None, group="tcp", size=None, quick=False, runs=3,
                                   warmup=1, json="-", markdown=os.devnull, strict=False)
@@ -442,10 +443,16 @@ class Rounds(unittest.TestCase):
         self.assertEqual(order, ["abc", "bca", "cab", "abc"])
 
     def test_failed_run_fails_the_harness(self):
-        self.assertEqual(self.run_harness(fail=True)[0], 1)
+        self.assertEqual(self.run_harness(fail=1)[0], 1)
+
+    def test_other_peoples_software_gets_two_tries(self):
+        status, runs = self.run_harness(fail=1, part="qemu")
+        self.assertEqual(status, 0)
+        self.assertEqual([r["error"] for r in runs if "error" in r], [])
+        self.assertEqual(self.run_harness(fail=2, part="qemu")[0], 1)
 
     def test_refused_optional_entry_does_not(self):
-        status, runs = self.run_harness(fail=True, optional=True)
+        status, runs = self.run_harness(fail=99, optional=True)
         self.assertEqual(status, 0)
         self.assertEqual({r["error"] for r in runs}, {"it broke"})
 
