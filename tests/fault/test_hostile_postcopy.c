@@ -61,9 +61,12 @@ enum reach {
 };
 
 static const char *const reach_names[] = {
-	[LACKS_NOTHING] = "before MISSING", [LACKS_FIRST] = "within MISSING",
-	[LACKS_ALL] = "before POSTCOPY",    [ARMED] = "after POSTCOPY",
-	[READY] = "before GO",		    [RUNNING] = "after GO",
+	[LACKS_NOTHING] = "before MISSING",
+	[LACKS_FIRST] = "within MISSING",
+	[LACKS_ALL] = "before POSTCOPY",
+	[ARMED] = "after POSTCOPY",
+	[READY] = "before GO",
+	[RUNNING] = "after GO",
 };
 
 /* MISSING with @runs for @region from page @first on. */
@@ -240,8 +243,8 @@ static void notify(struct peer *p, unsigned i, enum wire_notify_type type, uint3
 	uint8_t buf[FRAME_HEADER_LEN + TRANSPORT_NOTIFY_MAX];
 	size_t len = wire_ranges_encode(type, &ranges, buf + FRAME_HEADER_LEN);
 
-	frame_header_put(buf, &(struct frame_header){ .type = FRAME_NOTIFY,
-						      .length = (uint32_t)len });
+	frame_header_put(buf,
+			 &(struct frame_header){ .type = FRAME_NOTIFY, .length = (uint32_t)len });
 	peer_frame(p, i, buf, FRAME_HEADER_LEN + len);
 }
 
@@ -366,17 +369,20 @@ static const struct {
 	  0xff },
 	{ "CONTENTS over the end", contents_over_the_end, "has pages 3 + 2 of region 'ram1'",
 	  0xff },
-	{ "CONTENTS far behind it", contents_far_behind_the_end, "CONTENTS from the peer has", 0xff },
+	{ "CONTENTS far behind it", contents_far_behind_the_end, "CONTENTS from the peer has",
+	  0xff },
 	{ "half a page", contents_of_half_a_page, "brings 2048 bytes, which are no whole pages",
 	  0xff },
 	{ "no contents", contents_without_any, "came with 0 bytes of contents on channel 0", 0xff },
-	{ "PLACED of private memory", placed_of_private_memory, "message PLACED from the peer brings",
+	{ "PLACED of private memory", placed_of_private_memory,
+	  "message PLACED from the peer brings", 0xff },
+	{ "PLACED over the end", placed_over_the_end, "PLACED from the peer has pages 0 + 5",
 	  0xff },
-	{ "PLACED over the end", placed_over_the_end, "PLACED from the peer has pages 0 + 5", 0xff },
 	{ "EMPTY over the end", empty_over_the_end, "EMPTY from the peer has pages 4 + 1", 0xff },
 	{ "ZERO of region 7", zero_of_no_region, "ZERO from the peer has region = 7", 0xff },
 	{ "WRITE to private memory", write_to_private_memory,
-	  "a write from the peer is for region 'ram0', whose pages have to come in messages", 0xff },
+	  "a write from the peer is for region 'ram0', whose pages have to come in messages",
+	  0xff },
 };
 
 #define NR_PAGE_CASES (sizeof(pages) / sizeof(pages[0]))
@@ -584,8 +590,10 @@ static const struct {
 	{ "behind the end", { 1, 4, 1 }, "has pages 4 + 1 of region 'ram1', it has 4" },
 	{ "over the end", { 0, 15, 2 }, "has pages 15 + 2 of region 'ram0', it has 16" },
 	{ "far behind", { 0, 1ull << 39, 1 }, "PAGES_WANTED from the peer has pages 549755813888" },
-	{ "more than a host page", { 0, 3, 2 },
-	  "PAGES_WANTED from the peer has nr_pages = 2 for region 'ram0', whose host pages have 1" },
+	{ "more than a host page",
+	  { 0, 3, 2 },
+	  "PAGES_WANTED from the peer has nr_pages = 2 for region 'ram0', whose host pages have "
+	  "1" },
 	{ "all", { 0, 0, 16 }, "nr_pages = 16 for region 'ram0'" },
 };
 

@@ -311,7 +311,8 @@ void rig_await_faults(struct rig *r, uint64_t nr, uint64_t duplicates)
 
 	while (rig_postcopy(r->d, &st)->requests < nr || st.duplicates < duplicates) {
 		if (now_ns() > until)
-			fail_msg("%llu requests and %llu duplicates", (unsigned long long)st.requests,
+			fail_msg("%llu requests and %llu duplicates",
+				 (unsigned long long)st.requests,
 				 (unsigned long long)st.duplicates);
 		usleep(500);
 	}

@@ -30,7 +30,7 @@
 #include "lane.h"
 #include "testvm.h"
 
-#define RIG_WAIT_MS 20000
+#define RIG_WAIT_MS 60000
 #define RIG_READERS_MAX 64u
 #define RIG_TEXT_MAX 512u
 

@@ -213,15 +213,15 @@ static void sent_pages_that_become_zero(void **state)
 		rig_init(&r, state, backings[i], 1, pages, 1);
 		rig_cuttable(&r); /* a hook, not a cut */
 		rig_sessions(&r, TERN_MODE_HYBRID);
-		assert_int_equal(fault_net_add(r.net,
-					       &(struct fault_rule){ .side = FAULT_SOURCE,
-								     .op = FAULT_SEND,
-								     .msg_type = 6, /* ROUND */
-								     .nth = 1,
-								     .action = FAULT_CALL,
-								     .fn = zero_half,
-								     .opaque = &r }),
-				 0);
+		assert_int_equal(
+			fault_net_add(r.net, &(struct fault_rule){ .side = FAULT_SOURCE,
+								   .op = FAULT_SEND,
+								   .msg_type = 6, /* ROUND */
+								   .nth = 1,
+								   .action = FAULT_CALL,
+								   .fn = zero_half,
+								   .opaque = &r }),
+			0);
 		rig_start(&r);
 		rig_wait(&r);
 		rig_assert_moved(&r);
@@ -593,8 +593,8 @@ static void delete_while_pages_move(void **state)
 static void make_private(struct testvm *vm)
 {
 	size_t size = vm->pages[0] * TERN_PAGE_SIZE;
-	void *p = mmap(vm->ram[0], size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
-		       vm->fd[0], 0);
+	void *p = mmap(vm->ram[0], size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, vm->fd[0],
+		       0);
 
 	assert_ptr_equal(p, vm->ram[0]);
 	close(vm->fd[0]);

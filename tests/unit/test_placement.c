@@ -587,9 +587,9 @@ static void pages_outside_are_refused(void **state)
 /* Writes that the transport found to be inside, and that are not possible all the same. */
 static void writes_that_may_not_be(void **state)
 {
-	const struct transport_range ranges[] = {
-		{ 0, 1, PAGE }, { 0, 0, PAGE - 1 }, { 0, PAGE / 2, PAGE / 2 }
-	};
+	const struct transport_range ranges[] = { { 0, 1, PAGE },
+						  { 0, 0, PAGE - 1 },
+						  { 0, PAGE / 2, PAGE / 2 } };
 	struct rig r;
 
 	rig_init(&r, MEMFD, 2 * HUGE);
@@ -817,10 +817,12 @@ static void fault_and_its_page_meet(void **state)
 			uint64_t until = deadline_ns(WAIT_MS);
 			uint64_t unit = k == HUGETLB ? HUGE : 1;
 
-			/* The thread is about to touch it; of huge pages, all of one comes first. */
+			/* The thread is about to touch it; of huge pages, all of one comes first.
+			 */
 			while (atomic_load(&g.done) < at / unit * unit)
 				if (now_ns() > until)
-					fail_msg("the thread hangs at page %u", atomic_load(&g.done));
+					fail_msg("the thread hangs at page %u",
+						 atomic_load(&g.done));
 			assert_int_equal(at % 2 ? contents(&r, at, 1, 0) : bring(&r, at, 1), 0);
 		}
 		guest_join(&g);

@@ -183,9 +183,10 @@ static const struct {
 	{ "a run of 2^63 - 1", "\0\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 10, 0 },
 	{ "a gap of 2^63 - 1", "\xff\xff\xff\xff\xff\xff\xff\xff\x7f\1", 10, 0 },
 	{ "a number of ten bytes", "\0\x80\x80\x80\x80\x80\x80\x80\x80\x80\1", 11, 0 },
-	{ "a number of ten bytes that is small", "\x81\x80\x80\x80\x80\x80\x80\x80\x80\0\1", 11, 0 },
-	{ "a number of ten bytes that is not ended", "\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 11,
+	{ "a number of ten bytes that is small", "\x81\x80\x80\x80\x80\x80\x80\x80\x80\0\1", 11,
 	  0 },
+	{ "a number of ten bytes that is not ended", "\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+	  11, 0 },
 };
 
 static void malformed_pieces(void **state)
