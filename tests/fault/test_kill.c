@@ -10,6 +10,9 @@
  * died.  What each process did is in shared memory; one that was killed leaves no
  * report, and runs no guest.  A stopped process goes on when the other has ended.
  *
+ * With postcopy whoever survives a kill after GO stays paused: nobody comes back with
+ * what it needs.  Then it reports that.
+ *
  *	test_kill LANE [FILTER]
  */
 #include <setjmp.h>
@@ -36,6 +39,13 @@
 /* Only a stopped process is noticed by it. */
 #define KILL_PEER_TIMEOUT_MS (2 * SCENE_PEER_TIMEOUT_MS)
 
+/* Bytes per second in the background: so slow that the guest has to ask for pages. */
+#define POSTCOPY_RATE (8u << 20)
+
+/* What is in the RAM before the guest runs: see testvm_fill(). */
+#define FILL_STEP 1
+#define FILL_SEED 42
+
 /* What one process has to say at its end. */
 struct report {
 	bool filed; /* the rest is valid */
@@ -44,6 +54,7 @@ struct report {
 	bool is_running, state_was_good;
 	int pauses, resumes;
 	unsigned go, started; /* GO sent or received; STARTED received or sent */
+	uint64_t ticks; /* of the destination's guest, at its end */
 	struct tern_error error;
 };
 
@@ -51,6 +62,7 @@ struct report {
 struct stage {
 	struct testvm_pair pair;
 	atomic_bool listening, peer_gone, again;
+	atomic_bool killed; /* the victim, whoever it is */
 	atomic_uint strangers;
 	char uri[320];
 	struct report source, destination;
@@ -63,6 +75,7 @@ struct scenario {
 	enum fault_op op;
 	enum fault_action action;
 	unsigned nth;
+	bool postcopy;
 };
 
 #define AT(type_, side_, nth_)                                                                     \
@@ -79,6 +92,14 @@ struct scenario {
 	{                                                                                         \
 #type_ " " #nth_ ", stopped before", WIRE_##type_, side_, FAULT_SEND, FAULT_STOP, \
 			nth_                                                                      \
+	}
+
+#define POSTCOPY_AT(type_, side_)                                                               \
+	{ "postcopy, " #type_ ", killed before", WIRE_##type_, side_, FAULT_SEND,               \
+	  FAULT_KILL, 1, true },                                                                \
+	{                                                                                       \
+		"postcopy, " #type_ ", killed after", WIRE_##type_, side_, FAULT_SEND,          \
+			FAULT_KILL_AFTER, 1, true                                               \
 	}
 
 static const struct scenario scenarios[] = {
@@ -110,6 +131,15 @@ static const struct scenario scenarios[] = {
 	ARRIVED(ROUND, FAULT_DESTINATION, FAULT_STOP, "stopped"),
 	ARRIVED(GO, FAULT_DESTINATION, FAULT_STOP, "stopped"),
 	ARRIVED(STARTED, FAULT_SOURCE, FAULT_STOP, "stopped"),
+	POSTCOPY_AT(MISSING, FAULT_SOURCE),
+	POSTCOPY_AT(POSTCOPY, FAULT_SOURCE),
+	POSTCOPY_AT(STATE_END, FAULT_SOURCE),
+	POSTCOPY_AT(READY, FAULT_DESTINATION),
+	POSTCOPY_AT(GO, FAULT_SOURCE),
+	POSTCOPY_AT(STARTED, FAULT_DESTINATION),
+	POSTCOPY_AT(PAGES_WANTED, FAULT_DESTINATION),
+	POSTCOPY_AT(COMPLETE, FAULT_DESTINATION),
+	POSTCOPY_AT(BYE, FAULT_SOURCE),
 };
 
 #define NR_SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
@@ -181,6 +211,12 @@ static bool has_ended(struct tern_session *s)
 		state == TERN_STATE_CANCELLED);
 }
 
+/* Postcopy, and the other side was killed: nothing will come of it any more. */
+static bool is_left_alone(struct tern_session *s, struct stage *st)
+{
+	return tern_session_state(s) == TERN_STATE_POSTCOPY_PAUSED && atomic_load(&st->killed);
+}
+
 /* The destination's process. */
 static void be_destination(struct play *pl)
 {
@@ -195,15 +231,18 @@ static void be_destination(struct play *pl)
 		abort();
 	tern_session_uri(s, st->uri, sizeof(st->uri));
 	atomic_store(&st->listening, true);
-	while (!has_ended(s)) {
+	while (!has_ended(s) && !is_left_alone(s, st)) {
 		/* The source died as a stranger: ask for another one. */
 		if (atomic_load(&st->peer_gone) && atomic_load(&st->strangers))
 			atomic_store(&st->again, true);
 		usleep(1000);
 	}
-	tern_session_wait(s, -1);
+	if (!is_left_alone(s, st))
+		tern_session_wait(s, -1);
 	file_report(&st->destination, s, &pl->dst, net, FAULT_DESTINATION);
 	tern_session_delete(&s);
+	testvm_stop(&pl->dst);
+	st->destination.ticks = pl->dst.ticks;
 	testvm_fini(&pl->dst);
 	testvm_fini(&pl->src);
 	fault_net_delete(net);
@@ -220,10 +259,17 @@ static void be_source(struct play *pl, bool faulty)
 	session_use_transport(s, fault_net_transport(net));
 	tern_session_set(s, TERN_PARAM_CHANNELS, 2);
 	tern_session_set(s, TERN_PARAM_PEER_TIMEOUT_MS, KILL_PEER_TIMEOUT_MS);
+	if (pl->sc->postcopy) {
+		tern_session_set(s, TERN_PARAM_MODE, TERN_MODE_POSTCOPY);
+		tern_session_set(s, TERN_PARAM_MAX_POSTCOPY_BANDWIDTH, POSTCOPY_RATE);
+	}
 	testvm_start(&pl->src);
 	if (tern_session_connect(s, st->uri))
 		abort();
-	tern_session_wait(s, -1);
+	while (!has_ended(s) && !is_left_alone(s, st))
+		usleep(1000);
+	if (!is_left_alone(s, st))
+		tern_session_wait(s, -1);
 	file_report(&st->source, s, &pl->src, net, FAULT_SOURCE);
 	tern_session_delete(&s);
 	testvm_fini(&pl->src);
@@ -255,6 +301,7 @@ static void notice(struct play *pl, pid_t *pid, const char *who, int status)
 	}
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && victim) {
 		pl->hit_ns = now_ns();
+		atomic_store(&pl->stage->killed, true);
 		if (side == FAULT_SOURCE) {
 			/* Its guest is gone with it; the RAM may be taken for a second try. */
 			atomic_store(&pl->stage->peer_gone, true);
@@ -343,11 +390,24 @@ static void judge_error(struct play *pl, const struct report *r, const char *who
 			    r->error.message);
 }
 
+/* After GO, with postcopy: it keeps its pages for whoever comes for them. */
+static void judge_source_of_postcopy(struct play *pl, const struct report *r)
+{
+	if (r->is_running || r->resumes)
+		problem_add(pl->problems, "the source resumed after GO");
+	if (r->state == TERN_STATE_POSTCOPY_PAUSED)
+		judge_error(pl, r, "source");
+	else if (r->state != TERN_STATE_COMPLETED || !r->started)
+		problem_add(pl->problems, "after GO the source is %s", tern_state_name(r->state));
+}
+
 static void judge_source(struct play *pl)
 {
 	const struct report *r = &pl->stage->source;
 
-	if (!r->go) {
+	if (r->go && pl->sc->postcopy) {
+		judge_source_of_postcopy(pl, r);
+	} else if (!r->go) {
 		if (r->outcome != TERN_OUTCOME_SOURCE || !r->is_running || r->pauses != r->resumes)
 			problem_add(pl->problems, "before GO: outcome %s, %d pauses, %d resumes",
 				    tern_outcome_name(r->outcome), r->pauses, r->resumes);
@@ -381,10 +441,16 @@ static void judge_destination(struct play *pl)
 		judge_error(pl, r, "destination");
 		return;
 	}
+	if (pl->sc->postcopy && r->state == TERN_STATE_POSTCOPY_PAUSED) {
+		judge_error(pl, r, "destination");
+		return;
+	}
 	if (r->state != TERN_STATE_COMPLETED || !r->state_was_good)
 		problem_add(pl->problems, "the destination that runs is %s",
 			    tern_state_name(r->state));
-	if (!testvm_equal(&pl->src, &pl->dst))
+	pl->dst.ticks = r->ticks;
+	if (pl->sc->postcopy ? !testvm_intact(&pl->dst, FILL_STEP, FILL_SEED)
+			     : !testvm_equal(&pl->src, &pl->dst))
 		problem_add(pl->problems, "RAM differs");
 }
 
@@ -421,10 +487,14 @@ static void play(struct play *pl)
 	assert_ptr_not_equal(pl->stage, MAP_FAILED);
 	testvm_init(&pl->src, &pl->stage->pair, TESTVM_MEMFD, 2, pages);
 	testvm_init(&pl->dst, &pl->stage->pair, TESTVM_MEMFD, 2, pages);
-	testvm_fill(&pl->src, 1, 42);
+	testvm_fill(&pl->src, FILL_STEP, FILL_SEED);
 	pl->src.working_set = 64;
 	pl->src.pause_us = 100;
 	pl->src.state_bytes = pl->dst.state_bytes = 100;
+	if (pl->sc->postcopy) { /* it goes on to write, and waits for pages */
+		pl->dst.working_set = pl->src.working_set;
+		pl->dst.pause_us = pl->src.pause_us;
+	}
 	fflush(NULL);
 	pl->destination = fork();
 	if (!pl->destination)
