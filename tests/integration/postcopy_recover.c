@@ -75,6 +75,7 @@ void lost_link_pauses_both_sides(void **state)
 		rig_assert_text(&r.src_heard, r.src_heard.warning, "was lost");
 		rig_assert_text(&r.dst_heard, r.dst_heard.warning,
 				"the link to the source was lost");
+		rig_await_faults(&r, 1, 0);
 		rig_postcopy(r.d, &st);
 		assert_true(st.missing_pages > PAGES / 2);
 		assert_int_equal(st.requests, 1);
