@@ -142,6 +142,13 @@ static void put_right(const struct script_conn *c, uint8_t *msg, size_t len)
 		put(msg + 16, len - 18, 2);
 }
 
+/*
+ * Where HELLO has its features, of which scripts have all but postcopy: in that, memory
+ * changes, access stays, and sessions do not end by the rules that the targets check.
+ * tests/fault/test_hostile_postcopy.c has peers that break its rules.
+ */
+#define HELLO_FEATURES 16u
+
 /* Deliver a control message into @buf.  Its length; 0: the peer gave up. */
 static long play_control(struct script_conn *c, const struct record *rec, uint8_t *buf, size_t cap)
 {
@@ -153,6 +160,8 @@ static long play_control(struct script_conn *c, const struct record *rec, uint8_
 	memcpy(buf, rec->payload, len);
 	if (!(rec->flags & SCRIPT_RAW) && len >= WIRE_HEADER_LEN)
 		put_right(c, buf, len);
+	if (type == WIRE_HELLO && len > HELLO_FEATURES)
+		buf[HELLO_FEATURES] &= (uint8_t)~WIRE_FEATURE_POSTCOPY;
 	c->rx_seq++;
 	if (type >= WIRE_TYPE_NR)
 		return (long)len;
