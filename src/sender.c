@@ -319,23 +319,33 @@ static int sync_sweep(struct worker *w, const struct stripe *st, struct tern_err
 /*
  * The first pages of a worker's first stripe go ahead of the others: whatever has to be
  * made ready for them on both sides is little then, and the first byte leaves soon.
+ *
+ * Takes them off *st.  They must not be looked at again in this phase: clearing the dirty log
+ * may add what the guest has written since, and a page goes once between two fences.  Nor need
+ * those before them, of which none was dirty.
  */
-static int send_first(struct worker *w, const struct stripe *st, struct tern_error *err)
+static int send_first(struct worker *w, struct stripe *st, struct tern_error *err)
 {
 	const uint64_t *map = st->region->dirty + st->first_page / BITMAP_WORD_BITS;
 	uint64_t host = st->region->host_page_size / TERN_PAGE_SIZE;
 	uint64_t unit = host > HEAD_PAGES ? host : HEAD_PAGES;
-	uint64_t at = bitmap_next_set(map, st->nr_pages, 0) / unit * unit;
+	uint64_t set = bitmap_next_set(map, st->nr_pages, 0), at = set / unit * unit;
 	uint64_t nr = st->nr_pages - at < unit ? st->nr_pages - at : unit;
 	struct stripe head = { st->region, st->first_page + at, nr };
-	int r = at < st->nr_pages ? send_stripe(w, &head, err) : 0;
 
+	if (set == st->nr_pages)
+		return 0;
+
+	int r = send_stripe(w, &head, err);
+
+	st->first_page += at + nr;
+	st->nr_pages -= at + nr;
 	w->began = true;
 	return r ? r : flush_ranges(w, err);
 }
 
 /* One claimed stripe or sweep. */
-static int worker_stripe(struct worker *w, enum sender_phase phase, const struct stripe *st,
+static int worker_stripe(struct worker *w, enum sender_phase phase, struct stripe *st,
 			 struct tern_error *err)
 {
 	int r = 0;
