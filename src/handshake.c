@@ -23,14 +23,9 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "agree.h"
 #include "error.h"
-#include "params.h"
 #include "placement.h"
-
-static uint64_t handshake_deadline(const struct tern_session *s)
-{
-	return deadline_ns((int64_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
-}
 
 /* How many channels the source asks for when the caller leaves it to us. */
 static unsigned default_channels(const struct tern_session *s)
@@ -60,23 +55,6 @@ static unsigned wanted_channels(const struct tern_session *s)
 	if (wants_postcopy(s) && n == TRANSPORT_CHANNELS_MAX)
 		n--;
 	return n;
-}
-
-/* Chunk size and peer timeout come from the peer: they must be possible values. */
-static int check_tunables(uint64_t chunk_bytes, uint32_t timeout_ms, const char *message,
-			  struct tern_error *err)
-{
-	if (param_check(TERN_PARAM_CHUNK_BYTES, chunk_bytes))
-		return error_session(err, -EPROTO,
-				     "message %s has chunk_bytes = %" PRIu64
-				     ", allowed are powers of two from 64 KiB to 64 MiB",
-				     message, chunk_bytes);
-	if (param_check(TERN_PARAM_PEER_TIMEOUT_MS, timeout_ms))
-		return error_session(err, -EPROTO,
-				     "message %s has peer_timeout_ms = %u, allowed are 100 to "
-				     "3600000",
-				     message, timeout_ms);
-	return 0;
 }
 
 /* ------------------------------------------------------------------ source */
@@ -109,44 +87,26 @@ static int send_hello(struct tern_session *s, struct tern_error *err)
 static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *ack,
 			  struct tern_error *err)
 {
-	unsigned asked = wanted_channels(s);
+	uint64_t offered = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0;
 
 	if (ack->version < WIRE_VERSION_MIN || ack->version > WIRE_VERSION_MAX)
 		return error_session(err, -EPROTO,
 				     "the destination chose protocol version %u, this source "
 				     "speaks %u to %u",
 				     ack->version, WIRE_VERSION_MIN, WIRE_VERSION_MAX);
-	uint64_t offered = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0;
-
 	if (ack->features != offered)
 		return error_session(err, -EPROTO,
 				     "the destination chose features 0x%" PRIx64
 				     ", this source offered 0x%" PRIx64 " and needs them",
 				     ack->features, offered);
-	if (ack->channels > asked)
-		return error_session(err, -EPROTO,
-				     "the destination chose %u channels, this source asked for %u",
-				     ack->channels, asked);
-	int r = check_tunables(ack->chunk_bytes, ack->peer_timeout_ms, "HELLO_ACK", err);
+	struct agreement chosen = { ack->channels, ack->chunk_bytes, ack->peer_timeout_ms };
+	int r = agree_take(s, &chosen, wanted_channels(s), offered, "HELLO_ACK", err);
 
 	if (r)
 		return r;
-	if (ack->chunk_bytes > session_param(s, TERN_PARAM_CHUNK_BYTES))
-		return error_session(err, -EPROTO,
-				     "the destination chose chunks of %" PRIu64
-				     " bytes, this source offered %" PRIu64,
-				     ack->chunk_bytes, session_param(s, TERN_PARAM_CHUNK_BYTES));
-	if (ack->peer_timeout_ms > session_param(s, TERN_PARAM_PEER_TIMEOUT_MS))
-		return error_session(err, -EPROTO,
-				     "the destination chose a peer timeout of %u ms, this source "
-				     "offered %" PRIu64 " ms",
-				     ack->peer_timeout_ms,
-				     session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
 	atomic_store(&s->params[TERN_PARAM_CHUNK_BYTES], ack->chunk_bytes);
-	link_set_timeout(&s->link, ack->peer_timeout_ms);
 	monitor_lock(&s->mon);
-	s->postcopy = ack->features & WIRE_FEATURE_POSTCOPY;
-	s->nr_channels = ack->channels + (s->postcopy ? 1 : 0);
+	s->postcopy = offered;
 	monitor_unlock(&s->mon);
 	return 0;
 }
@@ -204,17 +164,6 @@ static int take_regions_ack(struct tern_session *s, const struct wire_regions_ac
 			     region_bytes(&s->regions));
 }
 
-/* The channels are ours and the destination's: both must count the same. */
-static int take_setup_done(struct tern_session *s, const struct wire_setup_done *done,
-			   struct tern_error *err)
-{
-	if (done->channels == s->nr_channels)
-		return 0;
-	return error_session(err, -EPROTO,
-			     "message SETUP_DONE from the peer has channels = %u, agreed were %u",
-			     done->channels, s->nr_channels);
-}
-
 /* Connect and publish the connection. */
 static int connect_control(struct tern_session *s, struct tern_error *err)
 {
@@ -250,24 +199,20 @@ int handshake_source(struct tern_session *s, struct tern_error *err)
 	if (!r)
 		r = send_hello(s, err);
 	if (!r)
-		r = session_expect(s, WIRE_HELLO_ACK, &msg, handshake_deadline(s), err);
+		r = session_expect(s, WIRE_HELLO_ACK, &msg, agree_deadline(s), err);
 	if (!r)
 		r = take_hello_ack(s, &msg.hello_ack, err);
 	if (!r)
 		r = send_regions(s, err);
 	if (!r)
-		r = session_expect(s, WIRE_REGIONS_ACK, &msg, handshake_deadline(s), err);
+		r = session_expect(s, WIRE_REGIONS_ACK, &msg, agree_deadline(s), err);
 	if (!r)
 		r = take_regions_ack(s, &msg.regions_ack, err);
 	if (!r)
 		r = link_expect_silence(&s->link, "the channels' greeting", err);
 	if (!r)
 		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
-	if (!r)
-		r = session_expect(s, WIRE_SETUP_DONE, &msg, handshake_deadline(s), err);
-	if (!r)
-		r = take_setup_done(s, &msg.setup_done, err);
-	return r;
+	return r ? r : agree_await_channels(s, err);
 }
 
 /* ------------------------------------------------------------- destination */
@@ -294,10 +239,11 @@ static int check_versions(const struct wire_hello *h, struct tern_error *err)
 
 static int check_hello(struct tern_session *s, const struct wire_hello *h, struct tern_error *err)
 {
+	struct agreement asked = { h->channels, h->chunk_bytes, h->peer_timeout_ms };
 	int r = check_versions(h, err);
 
 	if (!r)
-		r = check_tunables(h->chunk_bytes, h->peer_timeout_ms, "HELLO", err);
+		r = agree_check(&asked, "HELLO", err);
 	if (r)
 		return r;
 	if (memcmp(h->session_id, s->conn->session_id, sizeof(h->session_id)) != 0)
@@ -321,39 +267,27 @@ static int check_hello(struct tern_session *s, const struct wire_hello *h, struc
 	return 0;
 }
 
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 /* Choose what this session will use and tell the source. */
 static int answer_hello(struct tern_session *s, const struct wire_hello *h, struct tern_error *err)
 {
-	uint64_t channels = session_param(s, TERN_PARAM_CHANNELS);
-	uint64_t timeout = session_param(s, TERN_PARAM_PEER_TIMEOUT_MS);
 	bool postcopy = h->features & WIRE_FEATURE_POSTCOPY;
-	uint64_t most = channels ? channels : TRANSPORT_CHANNELS_MAX;
-
-	if (postcopy && most == TRANSPORT_CHANNELS_MAX)
-		most--;
+	struct agreement asked = { h->channels, h->chunk_bytes, h->peer_timeout_ms };
+	struct agreement a = agree_answer(s, &asked, postcopy);
 	struct wire_msg msg = {
 		.type = WIRE_HELLO_ACK,
 		.hello_ack = {
 			.version = WIRE_VERSION_MAX < h->version_max ? WIRE_VERSION_MAX :
 								       h->version_max,
-			.channels = (uint32_t)min_u64(h->channels, most),
+			.channels = a.channels,
 			.features = h->features & WIRE_FEATURES_KNOWN,
-			.chunk_bytes = min_u64(h->chunk_bytes,
-					       session_param(s, TERN_PARAM_CHUNK_BYTES)),
-			.peer_timeout_ms = (uint32_t)min_u64(h->peer_timeout_ms, timeout),
+			.chunk_bytes = a.chunk_bytes,
+			.peer_timeout_ms = a.peer_timeout_ms,
 		},
 	};
 
 	monitor_lock(&s->mon);
 	s->postcopy = postcopy;
-	s->nr_channels = msg.hello_ack.channels + (postcopy ? 1 : 0);
 	monitor_unlock(&s->mon);
-	link_set_timeout(&s->link, msg.hello_ack.peer_timeout_ms);
 	return link_send(&s->link, &msg, err);
 }
 
@@ -396,7 +330,7 @@ static int receive_regions(struct tern_session *s, struct tern_error *err)
 	int r = 0;
 
 	while (!r && done < s->regions.nr) {
-		r = session_expect(s, WIRE_REGIONS, &msg, handshake_deadline(s), err);
+		r = session_expect(s, WIRE_REGIONS, &msg, agree_deadline(s), err);
 		if (r)
 			break;
 		if (msg.regions.first != done || msg.regions.count > s->regions.nr - done)
@@ -450,7 +384,7 @@ static int make_placement(struct tern_session *s, struct tern_error *err)
 int handshake_destination(struct tern_session *s, struct tern_error *err)
 {
 	struct wire_msg msg;
-	int r = session_expect(s, WIRE_HELLO, &msg, handshake_deadline(s), err);
+	int r = session_expect(s, WIRE_HELLO, &msg, agree_deadline(s), err);
 
 	if (!r)
 		r = check_hello(s, &msg.hello, err);
@@ -468,12 +402,5 @@ int handshake_destination(struct tern_session *s, struct tern_error *err)
 		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
 	if (!r)
 		r = link_expect_silence(&s->link, "SETUP_DONE", err);
-	if (!r) {
-		msg = (struct wire_msg){
-			.type = WIRE_SETUP_DONE,
-			.setup_done = { .channels = s->nr_channels },
-		};
-		r = link_send(&s->link, &msg, err);
-	}
-	return r;
+	return r ? r : agree_announce_channels(s, err);
 }

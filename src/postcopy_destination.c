@@ -21,6 +21,7 @@
 #include "error.h"
 #include "faults.h"
 #include "mapper.h"
+#include "missing.h"
 #include "placement.h"
 #include "stripe.h"
 
@@ -94,6 +95,12 @@ void postcopy_stop_asking(struct tern_session *s)
 	set_link_up(s, false);
 }
 
+/* Adds to what is not here; see missing_take(). */
+static int add_missing(void *placement, uint32_t region, struct runs *runs)
+{
+	return placement_missing(placement, region, runs);
+}
+
 int postcopy_take_missing(struct destination *d, const struct wire_missing *m,
 			  struct tern_error *err)
 {
@@ -102,25 +109,7 @@ int postcopy_take_missing(struct destination *d, const struct wire_missing *m,
 	if (!s->placement || d->final_round)
 		return error_session(err, -EPROTO, "message MISSING from the peer came %s",
 				     s->placement ? "after POSTCOPY" : "without postcopy");
-	if (m->region >= s->regions.nr)
-		return error_session(err, -EPROTO,
-				     "message MISSING from the peer has region = %u, there are %u",
-				     m->region, s->regions.nr);
-	const struct region *r = &s->regions.v[m->region];
-	struct runs runs = {
-		.p = m->runs,
-		.left = m->len,
-		.at = m->first_page,
-		.end = r->nr_pages,
-	};
-
-	if (m->first_page < r->nr_pages && !placement_missing(s->placement, m->region, &runs))
-		return 0;
-	return error_session(
-		err, -EPROTO,
-		"message MISSING from the peer has runs that do not fit region '%s' of "
-		"%" PRIu64 " pages, from page %" PRIu64 " on",
-		r->name, r->nr_pages, m->first_page);
+	return missing_take(s, m, add_missing, s->placement, err);
 }
 
 /* The threads that serve the guest's faults. */

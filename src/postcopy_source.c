@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "missing.h"
 #include "pusher.h"
 
 int source_answer(void *opaque, const struct wire_wanted *w, struct tern_error *err)
@@ -34,27 +35,6 @@ int source_answer(void *opaque, const struct wire_wanted *w, struct tern_error *
 	struct tern_session *s = opaque;
 
 	return pusher_answer(s->pusher, s->channels[s->nr_channels - 1], w, err);
-}
-
-/* Tell the destination which pages of region @r it lacks. */
-static int send_missing(struct tern_session *s, const struct region *r, struct tern_error *err)
-{
-	const uint64_t *map = pusher_missing(s->pusher, r->id);
-	struct wire_msg msg;
-	int e = 0;
-
-	for (uint64_t at = 0; at < r->nr_pages && !e;) {
-		size_t len;
-
-		msg.type = WIRE_MISSING;
-		msg.missing.region = r->id;
-		msg.missing.first_page = at;
-		at = runs_put(map, at, r->nr_pages, msg.missing.runs, WIRE_RUNS_MAX, &len);
-		msg.missing.len = (uint16_t)len;
-		if (len)
-			e = link_send(&s->link, &msg, err);
-	}
-	return e;
 }
 
 /* Make the lists of what is missing. */
@@ -90,7 +70,7 @@ static int send_all_missing(struct tern_session *s, struct tern_error *err)
 	int r = 0;
 
 	for (unsigned i = 0; i < s->regions.nr && !r; i++)
-		r = send_missing(s, &s->regions.v[i], err);
+		r = missing_send(s, i, pusher_missing(s->pusher, i), err);
 	return r;
 }
 

@@ -19,20 +19,11 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "agree.h"
 #include "error.h"
-#include "params.h"
+#include "missing.h"
 #include "placement.h"
 #include "pusher.h"
-
-static uint64_t recover_deadline(const struct tern_session *s)
-{
-	return deadline_ns((int64_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
-}
-
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
 
 /* ------------------------------------------------------------------ source */
 
@@ -74,53 +65,15 @@ static int send_recover(struct tern_session *s, struct tern_error *err)
 static int take_recover_ack(struct tern_session *s, const struct wire_recover_ack *ack,
 			    struct tern_error *err)
 {
-	if (ack->channels > session_bulk_channels(s))
-		return error_session(err, -EPROTO,
-				     "the destination chose %u channels, this source asked for %u",
-				     ack->channels, session_bulk_channels(s));
-	if (param_check(TERN_PARAM_CHUNK_BYTES, ack->chunk_bytes) ||
-	    ack->chunk_bytes > session_param(s, TERN_PARAM_CHUNK_BYTES))
-		return error_session(err, -EPROTO,
-				     "the destination chose chunks of %" PRIu64
-				     " bytes, this source offered %" PRIu64,
-				     ack->chunk_bytes, session_param(s, TERN_PARAM_CHUNK_BYTES));
-	if (param_check(TERN_PARAM_PEER_TIMEOUT_MS, ack->peer_timeout_ms) ||
-	    ack->peer_timeout_ms > session_param(s, TERN_PARAM_PEER_TIMEOUT_MS))
-		return error_session(err, -EPROTO,
-				     "the destination chose a peer timeout of %u ms, this source "
-				     "offered %" PRIu64 " ms",
-				     ack->peer_timeout_ms,
-				     session_param(s, TERN_PARAM_PEER_TIMEOUT_MS));
-	link_set_timeout(&s->link, ack->peer_timeout_ms);
-	monitor_lock(&s->mon);
-	s->nr_channels = ack->channels + 1;
-	monitor_unlock(&s->mon);
-	return 0;
+	struct agreement chosen = { ack->channels, ack->chunk_bytes, ack->peer_timeout_ms };
+
+	return agree_take(s, &chosen, session_bulk_channels(s), true, "RECOVER_ACK", err);
 }
 
-/* One MISSING.  0 or -errno with *err. */
-static int take_missing(struct tern_session *s, const struct wire_missing *m,
-			struct tern_error *err)
+/* Adds to what the destination lacks; see missing_take(). */
+static int add_missing(void *pusher, uint32_t region, struct runs *runs)
 {
-	if (m->region >= s->regions.nr)
-		return error_session(err, -EPROTO,
-				     "message MISSING from the peer has region = %u, there are %u",
-				     m->region, s->regions.nr);
-	const struct region *r = &s->regions.v[m->region];
-	struct runs runs = {
-		.p = m->runs,
-		.left = m->len,
-		.at = m->first_page,
-		.end = r->nr_pages,
-	};
-
-	if (m->first_page < r->nr_pages && !pusher_lacks(s->pusher, m->region, &runs))
-		return 0;
-	return error_session(
-		err, -EPROTO,
-		"message MISSING from the peer has runs that do not fit region '%s' of "
-		"%" PRIu64 " pages, from page %" PRIu64 " on",
-		r->name, r->nr_pages, m->first_page);
+	return pusher_lacks(pusher, region, runs);
 }
 
 /* All that the destination lacks. */
@@ -131,9 +84,9 @@ static int receive_missing(struct tern_session *s, uint64_t pages, struct tern_e
 
 	pusher_forget(s->pusher);
 	while (!r && pusher_nr_missing(s->pusher) < pages) {
-		r = session_expect(s, WIRE_MISSING, &msg, recover_deadline(s), err);
+		r = session_expect(s, WIRE_MISSING, &msg, agree_deadline(s), err);
 		if (!r)
-			r = take_missing(s, &msg.missing, err);
+			r = missing_take(s, &msg.missing, add_missing, s->pusher, err);
 	}
 	if (!r && pusher_nr_missing(s->pusher) != pages)
 		r = error_session(err, -EPROTO,
@@ -152,7 +105,7 @@ int recover_source(struct tern_session *s, struct tern_error *err)
 	if (!r)
 		r = send_recover(s, err);
 	if (!r)
-		r = session_expect(s, WIRE_RECOVER_ACK, &msg, recover_deadline(s), err);
+		r = session_expect(s, WIRE_RECOVER_ACK, &msg, agree_deadline(s), err);
 	if (!r)
 		r = take_recover_ack(s, &msg.recover_ack, err);
 	if (!r)
@@ -167,14 +120,7 @@ int recover_source(struct tern_session *s, struct tern_error *err)
 	}
 	if (!r)
 		link_set_wanted(&s->link, source_answer, s);
-	if (!r)
-		r = session_expect(s, WIRE_SETUP_DONE, &msg, recover_deadline(s), err);
-	if (!r && msg.setup_done.channels != s->nr_channels)
-		r = error_session(
-			err, -EPROTO,
-			"message SETUP_DONE from the peer has channels = %u, agreed were %u",
-			msg.setup_done.channels, s->nr_channels);
-	return r;
+	return r ? r : agree_await_channels(s, err);
 }
 
 /* ------------------------------------------------------------- destination */
@@ -193,74 +139,42 @@ static int check_recover(const struct tern_session *s, const struct wire_recover
 			err, -EACCES,
 			"message RECOVER names another session: this destination waits "
 			"for the source of its own");
-	if (param_check(TERN_PARAM_CHUNK_BYTES, m->chunk_bytes))
-		return error_session(err, -EPROTO,
-				     "message RECOVER has chunk_bytes = %" PRIu64
-				     ", allowed are powers of two from 64 KiB to 64 MiB",
-				     m->chunk_bytes);
-	if (param_check(TERN_PARAM_PEER_TIMEOUT_MS, m->peer_timeout_ms))
-		return error_session(err, -EPROTO,
-				     "message RECOVER has peer_timeout_ms = %u, allowed are 100 to "
-				     "3600000",
-				     m->peer_timeout_ms);
-	return 0;
+	return agree_check(&(struct agreement){ m->channels, m->chunk_bytes, m->peer_timeout_ms },
+			   "RECOVER", err);
 }
 
 static int answer_recover(struct tern_session *s, const struct wire_recover *m,
 			  struct tern_error *err)
 {
-	uint64_t most = session_param(s, TERN_PARAM_CHANNELS);
-
-	if (!most || most == TRANSPORT_CHANNELS_MAX)
-		most = TRANSPORT_CHANNELS_MAX - 1;
+	struct agreement asked = { m->channels, m->chunk_bytes, m->peer_timeout_ms };
+	struct agreement a = agree_answer(s, &asked, true);
 	struct wire_msg msg = {
 		.type = WIRE_RECOVER_ACK,
 		.recover_ack = {
-			.channels = (uint32_t)min_u64(m->channels, most),
-			.chunk_bytes = min_u64(m->chunk_bytes,
-					       session_param(s, TERN_PARAM_CHUNK_BYTES)),
-			.peer_timeout_ms = (uint32_t)min_u64(
-				m->peer_timeout_ms, session_param(s, TERN_PARAM_PEER_TIMEOUT_MS)),
+			.channels = a.channels,
+			.chunk_bytes = a.chunk_bytes,
+			.peer_timeout_ms = a.peer_timeout_ms,
 			.missing_pages = atomic_load(&s->placement->left),
 		},
 	};
 
-	monitor_lock(&s->mon);
-	s->nr_channels = msg.recover_ack.channels + 1;
-	monitor_unlock(&s->mon);
-	link_set_timeout(&s->link, msg.recover_ack.peer_timeout_ms);
 	return link_send(&s->link, &msg, err);
 }
 
 /* Which pages are missing. */
 static int send_missing(struct tern_session *s, struct tern_error *err)
 {
-	struct wire_msg msg;
 	int r = 0;
 
-	for (unsigned i = 0; i < s->regions.nr && !r; i++) {
-		uint64_t nr = s->regions.v[i].nr_pages;
-
-		for (uint64_t at = 0; at < nr && !r;) {
-			size_t len;
-
-			msg.type = WIRE_MISSING;
-			msg.missing.region = i;
-			msg.missing.first_page = at;
-			at = runs_put(s->placement->v[i].missing, at, nr, msg.missing.runs,
-				      WIRE_RUNS_MAX, &len);
-			msg.missing.len = (uint16_t)len;
-			if (len)
-				r = link_send(&s->link, &msg, err);
-		}
-	}
+	for (unsigned i = 0; i < s->regions.nr && !r; i++)
+		r = missing_send(s, i, s->placement->v[i].missing, err);
 	return r;
 }
 
 int recover_destination(struct tern_session *s, struct tern_error *err)
 {
 	struct wire_msg msg;
-	int r = session_expect(s, WIRE_RECOVER, &msg, recover_deadline(s), err);
+	int r = session_expect(s, WIRE_RECOVER, &msg, agree_deadline(s), err);
 
 	if (!r)
 		r = check_recover(s, &msg.recover, err);
@@ -275,12 +189,5 @@ int recover_destination(struct tern_session *s, struct tern_error *err)
 		r = session_expose(s, s->conn, err);
 	if (!r)
 		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
-	if (!r) {
-		msg = (struct wire_msg){
-			.type = WIRE_SETUP_DONE,
-			.setup_done = { .channels = s->nr_channels },
-		};
-		r = link_send(&s->link, &msg, err);
-	}
-	return r;
+	return r ? r : agree_announce_channels(s, err);
 }
