@@ -620,13 +620,10 @@ int vhub_collect(struct verbs_conn *c, unsigned nr, struct tern_error *err)
 	pthread_mutex_lock(&c->lock);
 	c->wanted = nr;
 	while ((have = count_channels(c, nr)) < nr && !waited) {
-		pthread_mutex_unlock(&c->lock);
-		rc = vconn_check(c, err);
-		pthread_mutex_lock(&c->lock);
+		rc = vconn_check(c, err); /* under the lock, lest its end is told before the wait */
 		if (rc)
 			break;
-		if (count_channels(c, nr) == have)
-			waited = pthread_cond_timedwait(&c->changed, &c->lock, &ts);
+		waited = pthread_cond_timedwait(&c->changed, &c->lock, &ts);
 	}
 	if (have == nr)
 		c->nr_channels = nr;
