@@ -534,26 +534,6 @@ static bool was_ahead(struct pusher *p, uint32_t region, uint64_t page)
 
 /* ------------------------------------------------------------------- workers */
 
-static int push_notes(struct batch *b, struct tern_error *err)
-{
-	struct note n;
-	int e = 0;
-
-	while (!e && take_note(b->p, &n)) {
-		struct region *r = &b->p->c.regions->v[n.region];
-		uint64_t nr;
-
-		e = flush(b, err);
-		if (!e)
-			e = look_at(b, r, n.first, n.end, err);
-		if (!e)
-			e = push_window(b, r, n.first, n.end, by_contents(b->p, r->id), &nr, err);
-		if (!e)
-			e = flush(b, err);
-	}
-	return e;
-}
-
 /*
  * The first page from @from on, below @end, that is (@left) or is not left to be sent.
  * Others take pages meanwhile, so it may be wrong as soon as it is known.
@@ -570,6 +550,42 @@ static uint64_t next_page(const struct region *r, uint64_t end, uint64_t from, b
 		return at < end ? at : end;
 	}
 	return end;
+}
+
+/*
+ * Wait until pages [first, end) of @r may be sent, unless all of them were.  Before they are
+ * taken: one that waits here can be asked for.
+ */
+static void await_turn(struct pusher *p, const struct region *r, uint64_t first, uint64_t end,
+		       const atomic_bool *abandon)
+{
+	if (next_page(r, end, first, true) < end)
+		limiter_take(p->c.limiter, p->c.mon, (end - first) * TERN_PAGE_SIZE, abandon);
+}
+
+/* Read ahead of what was asked for. */
+static int push_notes(struct batch *b, const atomic_bool *abandon, struct tern_error *err)
+{
+	struct note n;
+	int e = 0;
+
+	while (!e && !atomic_load(abandon) && take_note(b->p, &n)) {
+		struct region *r = &b->p->c.regions->v[n.region];
+		uint64_t nr;
+
+		e = flush(b, err);
+		if (!e)
+			e = look_at(b, r, n.first, n.end, err);
+		if (!e)
+			e = flush(b, err); /* it may have found holes */
+		if (!e)
+			await_turn(b->p, r, n.first, n.end, abandon);
+		if (!e)
+			e = push_window(b, r, n.first, n.end, by_contents(b->p, r->id), &nr, err);
+		if (!e)
+			e = flush(b, err);
+	}
+	return e;
 }
 
 /* Have the transport get ready for what is left of @st, and is not all zero. */
@@ -628,10 +644,8 @@ static int push_stripe(struct batch *b, const struct stripe *st, const atomic_bo
 
 		n = window_pages(p);
 		n = end - at < n ? end - at : n;
-		/* Before taking pages: one that waits here can be asked for. */
-		if (next_page(r, at + n, at, true) < at + n)
-			limiter_take(p->c.limiter, p->c.mon, n * TERN_PAGE_SIZE, abandon);
-		e = push_notes(b, err);
+		await_turn(p, r, at, at + n, abandon);
+		e = push_notes(b, abandon, err);
 		if (!e)
 			e = push_window(b, r, at, at + n, by_contents(p, r->id), &nr, err);
 		if (!e) /* what was taken can not be asked for: do not wait with any of it */
