@@ -440,13 +440,13 @@ int vchan_reap(struct verbs_channel *ch, struct tern_error *err)
 	return rc ? rc : n;
 }
 
-/* Take completion events, and ask for the next one.  0 or -errno. */
+/* Take the completion event, if there is one, and ask for the next one.  0 or -errno. */
 static int rearm(struct verbs_channel *ch)
 {
 	struct ibv_cq *cq;
 	void *ctx;
 
-	while (!ibv_get_cq_event(ch->comp, &cq, &ctx))
+	if (!ibv_get_cq_event(ch->comp, &cq, &ctx)) /* there is one at most: it was asked for once */
 		ch->nr_events++;
 	return -ibv_req_notify_cq(ch->cq, 0);
 }
@@ -518,7 +518,7 @@ int vchan_frame(struct verbs_channel *ch, uint16_t type, const void *payload, si
 	ch->sq[ch->sq_head % ch->sq_size] = (struct sq_entry){ .slot = (int)slot };
 	pthread_mutex_lock(&ch->post_lock);
 	rc = ch->posting ? vqp_send(&ch->q, ch->sq_head, buf, (uint32_t)(DATA_HEADER_LEN + len),
-				    ch->mr->lkey)
+				    ch->mr->lkey, true)
 			 : -ECANCELED;
 	pthread_mutex_unlock(&ch->post_lock);
 	if (rc) {

@@ -116,6 +116,7 @@ static long serve_frame(struct verbs_channel *ch, void *buf, size_t *contents,
 	ch->rx_nr--;
 	data_header_get(vchan_rx_slot(ch, slot), &h);
 	take_figures(ch, &h);
+	ch->pushed = h.type == DATA_PUSH;
 	switch (h.type) {
 	case DATA_NOTIFY:
 		if (!h.len || h.len > TRANSPORT_NOTIFY_MAX)
@@ -145,9 +146,20 @@ static long serve_frame(struct verbs_channel *ch, void *buf, size_t *contents,
 			    ch->conn->peer, h.type, h.len, ch->base.index);
 }
 
+/* Poll for as long as it is likely to pay; see spin.h.  As vchan_reap(). */
+static int serve_spin(struct verbs_channel *ch, uint64_t begin_ns, struct tern_error *err)
+{
+	int n = 0;
+
+	while (!n && ch->pushed && spin_pause(&ch->spin, begin_ns))
+		n = vchan_reap(ch, err);
+	return n;
+}
+
 /* Nothing has arrived: wait.  0 or -errno with *err. */
 static int serve_wait(struct verbs_channel *ch, struct tern_error *err)
 {
+	uint64_t begin = verbs_now_ns();
 	bool lost = atomic_load(&ch->lost); /* before the last look */
 	int n = vchan_reap(ch, err);
 
@@ -158,7 +170,11 @@ static int serve_wait(struct verbs_channel *ch, struct tern_error *err)
 				    "The peer %s closed channel %u without a word; it or its host "
 				    "may have died",
 				    ch->conn->peer, ch->base.index);
-	n = vchan_sleep(ch, -1, err);
+	n = serve_spin(ch, begin, err);
+	if (!n)
+		n = vchan_sleep(ch, -1, err);
+	if (n > 0 && ch->pushed)
+		spin_adapt(&ch->spin, verbs_now_ns() - begin);
 	return n < 0 && n != -ETIMEDOUT ? n : 0;
 }
 

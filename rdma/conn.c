@@ -38,6 +38,7 @@ int vconn_make(const struct transport *ops, const struct transport_env *env, boo
 	memcpy(c->base.session_id, session_id, TRANSPORT_SESSION_ID_LEN);
 	pthread_mutex_init(&c->lock, NULL);
 	verbs_cond_init(&c->changed);
+	pthread_mutex_init(&c->ctl.poll_lock, NULL);
 	pthread_mutex_init(&c->ctl.lock, NULL);
 	verbs_cond_init(&c->ctl.cond);
 	c->ctl.frames_tail = &c->ctl.frames;
@@ -46,7 +47,8 @@ int vconn_make(const struct transport *ops, const struct transport_env *env, boo
 	verbs_cond_init(&c->keys.done);
 	c->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	c->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (c->cancel_fd < 0 || c->kick_fd < 0) {
+	c->ctl.recv_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (c->cancel_fd < 0 || c->kick_fd < 0 || c->ctl.recv_fd < 0) {
 		rc = error_session(err, -errno, "Making an eventfd for a connection failed: %s",
 				   error_name(-errno));
 		vconn_destroy(c);
@@ -146,6 +148,8 @@ void vconn_destroy(struct verbs_conn *c)
 		close(c->cancel_fd);
 	if (c->kick_fd >= 0)
 		close(c->kick_fd);
+	if (c->ctl.recv_fd >= 0)
+		close(c->ctl.recv_fd);
 	if (c->hub)
 		vhub_put(c->hub);
 	free(c->mem);
@@ -153,6 +157,7 @@ void vconn_destroy(struct verbs_conn *c)
 	pthread_mutex_destroy(&c->keys.lock);
 	pthread_cond_destroy(&c->ctl.cond);
 	pthread_mutex_destroy(&c->ctl.lock);
+	pthread_mutex_destroy(&c->ctl.poll_lock);
 	pthread_cond_destroy(&c->changed);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
@@ -171,6 +176,7 @@ bool vconn_range_ok(const struct verbs_conn *c, uint32_t region, uint64_t offset
 
 void vconn_kick(struct verbs_conn *c)
 {
+	atomic_store(&c->kicked, true);
 	(void)eventfd_write(c->kick_fd, 1);
 }
 
@@ -188,7 +194,7 @@ void vconn_wake_channels(struct verbs_conn *c)
 void vconn_wake_all(struct verbs_conn *c)
 {
 	pthread_mutex_lock(&c->ctl.lock);
-	pthread_cond_broadcast(&c->ctl.cond);
+	control_tell_locked(&c->ctl);
 	pthread_mutex_unlock(&c->ctl.lock);
 	pthread_mutex_lock(&c->keys.lock);
 	pthread_cond_broadcast(&c->keys.done);
@@ -210,7 +216,7 @@ void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
 	pthread_mutex_lock(&c->ctl.lock);
 	if (!c->ctl.error.code)
 		c->ctl.error = *why;
-	pthread_cond_broadcast(&c->ctl.cond);
+	control_tell_locked(&c->ctl);
 	pthread_mutex_unlock(&c->ctl.lock);
 	vconn_wake_all(c);
 	vconn_tell_listener(c);
@@ -321,6 +327,7 @@ static void vconn_goodbye(struct verbs_conn *c, int64_t deadline)
 
 	if (control_queue(c, CTL_BYE, NULL, 0))
 		return;
+	control_hand_over(c);
 	verbs_timespec(deadline, &ts);
 	pthread_mutex_lock(&c->ctl.lock);
 	while (!c->ctl.bye_sent && !c->ctl.error.code && !c->ctl.bye &&

@@ -15,6 +15,10 @@
  * else goes that way, a CREDIT frame goes; the last CTL_RESERVE credits are kept
  * for those, so that they can never be held up by other frames.
  *
+ * Sends complete in order, and a completion wakes somebody, so only every
+ * CTL_UNSIGNALLED-th asks for one; it frees the slots of those before it too.  One
+ * that fails has a completion all the same.
+ *
  * Slots:  | send 0 … CTL_RING-1 | receive 0 … CTL_RING-1 |, CTL_SLOT bytes each.
  */
 
@@ -40,7 +44,6 @@ static int control_qp(struct verbs_conn *c, struct tern_error *err)
 		.send_cq = c->ctl.cq,
 		.recv_cq = c->ctl.cq,
 		.qp_type = IBV_QPT_RC,
-		.sq_sig_all = 1,
 		.cap = {
 			.max_send_wr = CTL_RING,
 			.max_recv_wr = CTL_RING,
@@ -176,6 +179,7 @@ static int control_post(struct verbs_conn *c, uint16_t type, const void *payload
 {
 	struct control *q = &c->ctl;
 	unsigned slot = q->free_slots[--q->nr_free];
+	bool signal = type == CTL_BYE || q->unsignalled + 1 == CTL_UNSIGNALLED;
 	struct ctl_header h = { .type = type,
 				.credits = (uint16_t)q->owe,
 				.msg_credits = (uint16_t)q->owe_msgs,
@@ -186,11 +190,13 @@ static int control_post(struct verbs_conn *c, uint16_t type, const void *payload
 	if (len)
 		memcpy(slot_at(q, slot) + CTL_HEADER_LEN, payload, len);
 	rc = vqp_send(&q->q, (uint64_t)type << 32 | slot, slot_at(q, slot), CTL_HEADER_LEN + len,
-		      q->mr->lkey);
+		      q->mr->lkey, signal);
 	if (rc) {
 		q->free_slots[q->nr_free++] = (uint8_t)slot;
 		return rc;
 	}
+	q->sent[(q->sent_at + CTL_RING - 1 - q->nr_free) % CTL_RING] = (uint8_t)slot;
+	q->unsignalled = signal ? 0 : q->unsignalled + 1;
 	q->owe = 0;
 	q->owe_msgs = 0;
 	q->credits--;
@@ -207,7 +213,7 @@ static void post_failed(struct verbs_conn *c, int code)
 			"%s",
 			c->peer, c->device, c->id->qp->qp_num, error_name(code));
 	c->ctl.posting = false;
-	pthread_cond_broadcast(&c->ctl.cond);
+	control_tell_locked(&c->ctl);
 	vconn_kick(c); /* the pump wakes the others */
 }
 

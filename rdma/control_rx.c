@@ -1,23 +1,18 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 
 /*
- * The control queue, receiving side: the pump thread, and recv().
+ * The control queue: what to do with its completions.
  *
- *	completion queue ──► pump ──► inbox ──► recv()          MSG
- *	                          ──► keys or grants            KEYS…
- *	CM events        ──► pump ──► channels established, lost
+ *	completion queue ──► inbox ──► recv()          MSG
+ *	                 ──► keys or grants            KEYS…
  *
- * The pump never waits for anything but its file descriptors, so that credits
- * flow whatever the engine does.  A disconnection without BYE is the peer's
- * death; frames that arrived before it are delivered first.
+ * Nothing here waits, so credits flow whatever the engine does.  Who calls it is
+ * told in control_poll.c.
  */
 
-#define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include "error.h"
 #include "verbs.h"
 
@@ -35,8 +30,7 @@ static void peer_is_bad(struct verbs_conn *c, const char *what, uint64_t value)
 	vconn_fail(c, &why);
 }
 
-/* The connection dies of something that this side's device would not do. */
-static void device_is_bad(struct verbs_conn *c, const char *what, int code)
+void control_device_failed(struct verbs_conn *c, const char *what, int code)
 {
 	struct tern_error why = { 0 };
 
@@ -81,7 +75,7 @@ static int take_locked(struct verbs_conn *c, const struct ctl_header *h, const u
 		rc = inbox_put(c, payload, h->len);
 	if (h->type == CTL_BYE)
 		q->bye = true;
-	pthread_cond_broadcast(&q->cond);
+	control_tell_locked(q);
 	return rc;
 }
 
@@ -144,13 +138,17 @@ static void completion_failed(struct verbs_conn *c, const struct ibv_wc *wc)
 	vconn_fail(c, &why);
 }
 
-/* A send is complete: its slot is free. */
+/* A send is complete, and all before it are: their slots are free. */
 static void send_done(struct verbs_conn *c, const struct ibv_wc *wc)
 {
 	struct control *q = &c->ctl;
+	uint8_t slot;
 
 	pthread_mutex_lock(&q->lock);
-	q->free_slots[q->nr_free++] = (uint8_t)wc->wr_id;
+	do {
+		slot = q->sent[q->sent_at++ % CTL_RING];
+		q->free_slots[q->nr_free++] = slot;
+	} while (slot != (uint8_t)wc->wr_id && q->nr_free < CTL_RING);
 	if (wc->wr_id >> 32 == CTL_BYE)
 		q->bye_sent = true;
 	control_flush_locked(c);
@@ -167,19 +165,19 @@ static void receive_done(struct verbs_conn *c, const struct ibv_wc *wc)
 	take_frame(c, slot, wc->byte_len);
 	rc = control_repost(c, slot);
 	if (rc)
-		device_is_bad(c, "Posting a receive", rc);
+		control_device_failed(c, "Posting a receive", rc);
 	pthread_mutex_lock(&c->ctl.lock);
 	control_flush_locked(c);
 	pthread_mutex_unlock(&c->ctl.lock);
 }
 
-/* Handle all completions there are. */
-static void drain(struct verbs_conn *c)
+void control_drain(struct verbs_conn *c)
 {
 	struct ibv_wc wc[POLL_BATCH];
 	int n;
 
 	while ((n = ibv_poll_cq(c->ctl.cq, POLL_BATCH, wc)) > 0) {
+		c->ctl.armed = false; /* the event, if there was to be one, has been made */
 		for (int i = 0; i < n; i++) {
 			if (wc[i].status != IBV_WC_SUCCESS)
 				completion_failed(c, &wc[i]);
@@ -190,188 +188,5 @@ static void drain(struct verbs_conn *c)
 		}
 	}
 	if (n < 0)
-		device_is_bad(c, "Polling the completions", -EIO);
-}
-
-/* The control connection is gone.  Without BYE that is the peer's death. */
-static void disconnected(struct verbs_conn *c)
-{
-	struct tern_error why = { 0 };
-
-	drain(c);
-	pthread_mutex_lock(&c->ctl.lock);
-	bool bye = c->ctl.bye;
-
-	c->ctl.posting = false;
-	pthread_mutex_unlock(&c->ctl.lock);
-	if (!bye) {
-		error_session(
-			&why, -ECONNRESET,
-			"The peer %s closed the connection without a word; it or its host may "
-			"have died",
-			c->peer);
-		vconn_fail(c, &why);
-	}
-	(void)rdma_disconnect(c->id); /* flush what is outstanding; a second time does no harm */
-	vconn_tell_listener(c);
-}
-
-/* Which channel @id is, or NULL.  conn->lock is held. */
-static struct verbs_channel *find_channel(struct verbs_conn *c, const struct rdma_cm_id *id)
-{
-	for (unsigned i = 0; i < TRANSPORT_CHANNELS_MAX; i++)
-		if (c->channels[i] && c->channels[i]->id == id)
-			return c->channels[i];
-	return NULL;
-}
-
-/*
- * Does an event of an established connection not mean its end?  UNREACHABLE comes when the
- * address of the peer's host does not resolve any more.  It may again before the queue pair
- * has tried often enough; if not, its completion says so.
- */
-static bool goes_on(const struct cm_event *ev)
-{
-	return ev->type == RDMA_CM_EVENT_TIMEWAIT_EXIT || ev->type == RDMA_CM_EVENT_UNREACHABLE;
-}
-
-/* An event of a channel's connection. */
-static void vchan_event(struct verbs_conn *c, const struct cm_event *ev)
-{
-	struct verbs_channel *ch;
-
-	pthread_mutex_lock(&c->lock);
-	ch = find_channel(c, ev->id);
-	if (ch && ev->type == RDMA_CM_EVENT_ESTABLISHED) {
-		ch->established = true;
-		pthread_cond_broadcast(&c->changed);
-	} else if (ch && !(ch->established && goes_on(ev))) {
-		atomic_store(&ch->lost, true);
-		if (ch->established) /* flush what is outstanding */
-			(void)rdma_disconnect(ch->id);
-		(void)eventfd_write(ch->wake_fd, 1);
-	}
-	pthread_mutex_unlock(&c->lock);
-}
-
-/* Handle all CM events there are. */
-static void cm_events(struct verbs_conn *c)
-{
-	struct tern_error why = { 0 };
-	struct cm_event ev;
-
-	while (!verbs_cm_next(c->cm, -1, 0, &ev)) {
-		if (ev.type == RDMA_CM_EVENT_DEVICE_REMOVAL) {
-			error_session(&why, -ENODEV, "The RDMA device %s was removed", c->device);
-			vconn_fail(c, &why);
-		} else if (ev.id != c->id) {
-			vchan_event(c, &ev);
-		} else if (ev.type != RDMA_CM_EVENT_ESTABLISHED && !goes_on(&ev)) {
-			disconnected(c);
-		}
-	}
-}
-
-/* Take the completion event, if there is one, and ask for the next. */
-static void rearm(struct verbs_conn *c)
-{
-	struct ibv_cq *cq;
-	void *ctx;
-	int rc;
-
-	while (!ibv_get_cq_event(c->ctl.comp, &cq, &ctx)) {
-		if (cq == c->ctl.cq)
-			c->ctl.nr_events++;
-		else
-			windows_event(ctx);
-	}
-	rc = -ibv_req_notify_cq(c->ctl.cq, 0);
-	if (rc)
-		device_is_bad(c, "Arming the completions", rc);
-}
-
-void *control_pump(void *conn)
-{
-	struct verbs_conn *c = conn;
-	struct pollfd p[3] = {
-		{ .fd = c->ctl.comp->fd, .events = POLLIN },
-		{ .fd = c->cm->fd, .events = POLLIN },
-		{ .fd = c->kick_fd, .events = POLLIN },
-	};
-	eventfd_t ignored;
-
-	pthread_setname_np(pthread_self(), "tern-rdma-ctl");
-	verbs_thread_on_node(c, c->place.numa_node);
-	while (!atomic_load(&c->pump_stop)) {
-		rearm(c);
-		drain(c);
-		if (poll(p, 3, -1) < 0 && errno != EINTR)
-			break;
-		if (p[1].revents)
-			cm_events(c);
-		if (p[2].revents) {
-			(void)eventfd_read(c->kick_fd, &ignored);
-			vconn_wake_all(c);
-		}
-	}
-	return NULL;
-}
-
-/* Take the first message.  Its length, or -EMSGSIZE with *err (it stays).  ctl.lock is held. */
-static long inbox_take(struct verbs_conn *c, void *buf, size_t cap, struct tern_error *err)
-{
-	struct control *q = &c->ctl;
-	struct ctl_message *m = q->inbox;
-	long len = m->len;
-
-	if (m->len > cap)
-		return error_session(err, -EMSGSIZE,
-				     "The peer %s sent a control message of %u bytes; at most %zu "
-				     "are allowed",
-				     c->peer, m->len, cap);
-	memcpy(buf, m->payload, m->len);
-	q->inbox = m->next;
-	if (!q->inbox)
-		q->inbox_tail = &q->inbox;
-	q->nr_inbox--;
-	q->owe_msgs++;
-	free(m);
-	control_flush_locked(c);
-	return len;
-}
-
-/* What recv() returns now, or -EAGAIN.  ctl.lock is held. */
-static long recv_now(struct verbs_conn *c, void *buf, size_t cap, struct tern_error *err)
-{
-	struct control *q = &c->ctl;
-
-	if (atomic_load(&c->aborted))
-		return error_session(err, -ECANCELED, "The connection to %s was aborted", c->peer);
-	if (q->inbox)
-		return inbox_take(c, buf, cap, err);
-	if (q->bye)
-		return 0;
-	if (q->error.code)
-		return error_session(err, q->error.code, "%s", q->error.message);
-	return -EAGAIN;
-}
-
-long control_recv(struct transport_conn *conn, void *buf, size_t cap, int timeout_ms,
-		  struct tern_error *err)
-{
-	struct verbs_conn *c = to_conn(conn);
-	struct timespec ts;
-	int waited = 0;
-	long n;
-
-	verbs_timespec(verbs_deadline(timeout_ms), &ts);
-	pthread_mutex_lock(&c->ctl.lock);
-	while ((n = recv_now(c, buf, cap, err)) == -EAGAIN && waited != ETIMEDOUT)
-		waited = pthread_cond_timedwait(&c->ctl.cond, &c->ctl.lock, &ts);
-	pthread_mutex_unlock(&c->ctl.lock);
-	if (n == -EAGAIN)
-		return error_session(err, -ETIMEDOUT,
-				     "No control message came from %s within %d ms", c->peer,
-				     timeout_ms);
-	return n;
+		control_device_failed(c, "Polling the completions", -EIO);
 }

@@ -74,7 +74,8 @@ int vqp_create(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr
 }
 
 /* vqp_send() for providers without ibv_wr_*. */
-static int send_by_list(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey)
+static int send_by_list(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey,
+			unsigned flags)
 {
 	struct ibv_sge sge = { .addr = (uintptr_t)buf, .length = len, .lkey = lkey };
 	struct ibv_send_wr wr = {
@@ -82,7 +83,7 @@ static int send_by_list(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t 
 		.sg_list = &sge,
 		.num_sge = 1,
 		.opcode = IBV_WR_SEND,
-		.send_flags = IBV_SEND_SIGNALED | (len <= q->max_inline ? IBV_SEND_INLINE : 0),
+		.send_flags = flags,
 	};
 	struct ibv_send_wr *bad;
 
@@ -93,13 +94,17 @@ static int send_by_list(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t 
  * The setter says that the data is inline; rxe's provider (rdma-core 44) wants the flag
  * as well, and the others do not look at it.
  */
-int vqp_send(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey)
+int vqp_send(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey,
+	     bool signal)
 {
+	unsigned flags = (signal ? IBV_SEND_SIGNALED : 0) |
+			 (len <= q->max_inline ? IBV_SEND_INLINE : 0);
+
 	if (!q->ex)
-		return send_by_list(q, wr_id, buf, len, lkey);
+		return send_by_list(q, wr_id, buf, len, lkey, flags);
 	ibv_wr_start(q->ex);
 	q->ex->wr_id = wr_id;
-	q->ex->wr_flags = IBV_SEND_SIGNALED | (len <= q->max_inline ? IBV_SEND_INLINE : 0);
+	q->ex->wr_flags = flags;
 	ibv_wr_send(q->ex);
 	if (len <= q->max_inline)
 		ibv_wr_set_inline_data(q->ex, buf, len);
