@@ -163,7 +163,7 @@ class Perftest:
         parts = {"minor": measure(self.work, path, spec)["minor_us"]["p50"]}
         for tool, message, times in LATENCIES:
             parts[tool] = times * self._latency(tool, message)
-        return Result(ram=spec.ram, asked_p50_us=sum(parts.values()), detail=parts)
+        return Result(ram=spec.ram, fault_p50_us=sum(parts.values()), detail=parts)
 
     def run(self, spec):
         """One measurement, of what the Spec asks for."""

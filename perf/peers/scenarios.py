@@ -392,7 +392,7 @@ def _rdma_fault():
         "the resolution of a minor fault plus two ib_read_lat of a page and an ib_send_lat", ram,
         [_postcopy("tern", ram, *QUIET, channels=None, options={"transport": "rdma"}),
          Entry("bare", "perftest", Spec(ram=ram, options={"measure": "fault"}))],
-        [Ratio("tern", ("bare",), at_most=1.5, inverse=True, metric="asked_p50_us")],
+        [Ratio("tern", ("bare",), at_most=1.5, inverse=True, metric="fault_p50_us")],
         quick_scale=1 / 4, group="rdma", scale_rate=False)
 
 
