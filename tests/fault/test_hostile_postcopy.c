@@ -795,7 +795,7 @@ static const struct {
 } answers[] = {
 	{ "9 channels", ack_of_many_channels, "chose 9 channels, this source asked for 1" },
 	{ "large chunks", ack_of_large_chunks, "chose chunks of 1048576" },
-	{ "odd chunks", ack_of_odd_chunks, "chose chunks of 100000" },
+	{ "odd chunks", ack_of_odd_chunks, "chunk_bytes = 100000" },
 	{ "long timeout", ack_of_long_timeout, "chose a peer timeout of" },
 	{ "fewer pages than listed", fewer_than_listed,
 	  "lists 16 missing pages and said that there are 3" },

@@ -493,6 +493,8 @@ static void play(struct play *pl)
 	pl->src.state_bytes = pl->dst.state_bytes = 100;
 	if (pl->sc->postcopy) { /* it goes on to write, and waits for pages */
 		pl->dst.working_set = pl->src.working_set;
+		pl->src.working_first = pages[0] - pl->src.working_set; /* what comes last */
+		pl->dst.working_first = pl->src.working_first;
 		pl->dst.pause_us = pl->src.pause_us;
 	}
 	fflush(NULL);

@@ -101,6 +101,12 @@ void testvm_fill(struct testvm *vm, unsigned step, uint64_t seed)
 			write_page(vm->ram[i] + p * TERN_PAGE_SIZE, mix(seed + i) + p);
 }
 
+/* Where the guest's write number @t goes, in memory at @ram. */
+static uint8_t *written_page(const struct testvm *vm, uint8_t *ram, uint64_t t)
+{
+	return ram + (vm->working_first + mix(t) % vm->working_set) * TERN_PAGE_SIZE;
+}
+
 static void *writer(void *arg)
 {
 	struct testvm *vm = arg;
@@ -108,7 +114,7 @@ static void *writer(void *arg)
 	while (atomic_load(&vm->run)) {
 		uint64_t t = vm->ticks++;
 
-		write_page(vm->ram[0] + mix(t) % vm->working_set * TERN_PAGE_SIZE, t);
+		write_page(written_page(vm, vm->ram[0], t), t);
 		if (vm->pause_us)
 			usleep(vm->pause_us);
 	}
@@ -270,7 +276,7 @@ bool testvm_intact(const struct testvm *vm, unsigned step, uint64_t seed)
 	testvm_init(&want, &pair, TESTVM_ANON, vm->nr_regions, vm->pages);
 	testvm_fill(&want, step, seed);
 	for (uint64_t t = 0; vm->working_set && t < vm->ticks; t++)
-		write_page(want.ram[0] + mix(t) % vm->working_set * TERN_PAGE_SIZE, t);
+		write_page(written_page(vm, want.ram[0], t), t);
 	bool intact = testvm_equal(&want, vm);
 
 	testvm_fini(&want);

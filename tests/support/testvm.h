@@ -43,6 +43,7 @@ struct testvm {
 	bool thread_started;
 	bool is_running;
 	uint64_t working_set; /* pages of region 0 it writes; 0: it writes nothing */
+	uint64_t working_first; /* the first of them */
 	unsigned pause_us;    /* between two pages */
 	uint64_t ticks;       /* device state: page writes so far */
 
