@@ -269,14 +269,16 @@ void vchan_begin(struct verbs_channel *ch, const struct greeting *peer)
 }
 
 /*
- * Reset the queue pair, which stays; nothing is carried out in its name any more.
+ * Put the queue pair into the error state: nothing is carried out in its name any more.
  *
  * Destroying it may wait for the windows that are bound to it, and freeing those is
- * slow.  0 or an errno.
+ * slow.  Not the reset state, which is as good: resetting a queue pair to which packets are
+ * on their way crashes the kernel with soft-RoCE (Linux 6.1; its responder sees the state
+ * change under its hands).  0 or an errno.
  */
-static int vchan_reset(struct verbs_channel *ch)
+static int vchan_error(struct verbs_channel *ch)
 {
-	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RESET };
+	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_ERR };
 
 	return ibv_modify_qp(ch->id->qp, &attr, IBV_QP_STATE);
 }
@@ -294,7 +296,7 @@ void vchan_stop_posting(struct verbs_channel *ch)
 		ch->posting = false;
 		if (ch->established)
 			(void)rdma_disconnect(ch->id);
-		if (!ch->bind_room || vchan_reset(ch))
+		if (!ch->bind_room || vchan_error(ch))
 			rdma_destroy_qp(ch->id);
 	}
 	pthread_mutex_unlock(&ch->post_lock);

@@ -6,10 +6,12 @@
 # Installs what is missing (as root or through sudo), then builds and runs
 #   plain   all suites, quick ones first
 #   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
-#           meanwhile the other builds compile, and the fuzz targets run
+#           meanwhile the other builds compile, the fuzz targets run, and asan begins
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
+# Under the sanitizers tests that differ from another one only by the transport or
+# address family (suite variant) are left out.
 # A step that fails (install, build, a run without tests) counts as a failed
 # test.  So does a test that cannot run for want of some part of the machine,
 # unless that part was left out by name.  The last line is the total.
@@ -26,6 +28,7 @@ failed=0
 hugepages_before=
 lab_pid=
 fuzz_done=
+asan_begun=
 
 # shellcheck source=tests/deps.sh
 . "$root/tests/deps.sh"
@@ -145,9 +148,11 @@ leave()
 	restore_resources
 }
 
-# build NAME MESON-OPTION... - configure and compile $build_root/NAME
+# build NAME MESON-OPTION... - configure and compile $build_root/NAME, or of it $build_targets
 build()
 {
+	# shellcheck disable=SC2206 # words are what is wanted
+	local targets=(${build_targets:-})
 	local name=$1 dir=$build_root/$1 log=$build_root/$1-build.log begin=$SECONDS
 
 	shift
@@ -156,7 +161,7 @@ build()
 	else
 		rm -rf "$dir"
 		meson setup "$dir" "$root" "$@" >"$log" 2>&1
-	fi && ninja -C "$dir" -j "$jobs" >>"$log" 2>&1
+	fi && ninja -C "$dir" -j "$jobs" "${targets[@]}" >>"$log" 2>&1
 	local status=$?
 	if [ $status -ne 0 ]; then
 		step_failed "build $name" "$log"
@@ -201,7 +206,7 @@ run_suites()
 	rm -f "$dir/meson-logs/$base".*
 	"${run_wrapper[@]}" meson test -C "$dir" --no-rebuild --logbase "$base" \
 		--num-processes "$parallel" --timeout-multiplier "$timeout_multiplier" \
-		"${chosen[@]}" >"$dir/meson-logs/$base.out" 2>&1
+		${not_suite:+--no-suite "$not_suite"} "${chosen[@]}" >"$dir/meson-logs/$base.out" 2>&1
 	if [ ! -s "$dir/meson-logs/$base.json" ]; then
 		step_failed "$name $words: no test ran" "$dir/meson-logs/$base.out"
 		return
@@ -212,7 +217,7 @@ run_suites()
 # test_plain - all suites as built for development; the clock is theirs, so perf runs alone
 test_plain()
 {
-	timeout_multiplier=1
+	local timeout_multiplier=1
 	build plain --buildtype=debugoptimized -Drdma=enabled || return
 	run_suites plain "$jobs" unit cli
 	run_suites plain "$jobs" integration
@@ -232,7 +237,7 @@ build_tsan()
 
 build_fuzz()
 {
-	CC=clang build fuzz --buildtype=debugoptimized -Drdma=enabled -Dfuzz=true
+	build_targets=fuzzers CC=clang build fuzz --buildtype=debugoptimized -Drdma=enabled -Dfuzz=true
 }
 
 # lab_work LOGS - what the lab runs; nothing is counted here, because it may be a subshell
@@ -301,24 +306,40 @@ while_lab_runs()
 	done
 	run_part fuzz test_fuzz
 	fuzz_done=1
+	[ -n "$only_suite" ] || run_part asan test_asan_begin
 	jobs=$all
+}
+
+# asan_suites PARALLEL SUITE... - under the address sanitizer
+asan_suites()
+{
+	local timeout_multiplier=3 not_suite=variant
+
+	export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:strict_string_checks=1
+	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+	run_suites asan "$@"
+}
+
+# test_asan_begin - what waits for no timeouts
+test_asan_begin()
+{
+	asan_begun=1
+	build_asan && asan_suites "$jobs" unit cli integration
 }
 
 test_asan()
 {
-	timeout_multiplier=3
-	export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1:strict_string_checks=1
-	export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+	[ -n "$asan_begun" ] || test_asan_begin
 	build_asan || return
-	run_suites asan "$jobs" unit cli integration
-	run_suites asan $((2 * jobs)) fault
-	run_suites asan 1 perf
+	asan_suites $((2 * jobs)) fault
+	asan_suites 1 perf
 }
 
 test_tsan()
 {
 	wants_suite unit || wants_suite integration || return 0
-	timeout_multiplier=5
+	local timeout_multiplier=5 not_suite=variant
+
 	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 	build_tsan || return
 	run_suites tsan "$jobs" unit integration

@@ -32,11 +32,14 @@ enum {
 	NR_WRITERS = 3,
 	HOT_PAGES = 8,
 	ZONE_PAGES = 512,
-	RUNS = 2,
-#ifdef __SANITIZE_THREAD__
-	ROUNDS = 2, /* each takes twelve seconds */
+#ifdef __SANITIZE_THREAD__ /* each round takes ten times as long */
+	RUNS = 1,
+	ROUNDS = 4,
+	SIZE_DIVISOR = 4,
 #else
+	RUNS = 2,
 	ROUNDS = 25,
+	SIZE_DIVISOR = 1,
 #endif
 	MIN_WRITES = 100, /* by all writers together before a round may end */
 };
@@ -167,19 +170,19 @@ static void migrate_once(const struct rig_variant *v, uint64_t size, unsigned to
 static void test_replica_of_populated_memory(void **state)
 {
 	for (unsigned run = 0; run < RUNS; run++)
-		migrate_once(*state, 16 * MIB, 100);
+		migrate_once(*state, 16 * MIB / SIZE_DIVISOR, 100);
 }
 
 static void test_replica_of_memory_with_holes(void **state)
 {
 	for (unsigned run = 0; run < RUNS; run++)
-		migrate_once(*state, 32 * MIB, 10);
+		migrate_once(*state, 32 * MIB / SIZE_DIVISOR, 10);
 }
 
 static void test_replica_of_untouched_memory(void **state)
 {
 	for (unsigned run = 0; run < RUNS; run++)
-		migrate_once(*state, 64 * MIB, 0);
+		migrate_once(*state, 64 * MIB / SIZE_DIVISOR, 0);
 }
 
 static const struct rig_variant async_anon = { "async/anon", TERN_DIRTY_UFFD_WP_ASYNC, RIG_ANON,
