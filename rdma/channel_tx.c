@@ -8,7 +8,8 @@
  *
  * write() returns when its ranges are in pending[]; their registrations go on
  * meanwhile on both sides, so as much as fits there is registered ahead of the
- * wire.  Whatever is ready is posted, in any order: two pending writes never
+ * wire.  Only the first one waits until it is posted, lest what it needs has to
+ * compete with all that is registered ahead.  Whatever is ready is posted, in any order: two pending writes never
  * concern one page (invariant 3), and an extent that waits for the lock budget
  * must not hold up those whose completion will free some.  notify(), push()
  * and fence() wait until nothing is pending.
@@ -300,6 +301,7 @@ int vchan_write(struct transport_channel *base, const struct transport_range *ra
 		struct tern_error *err)
 {
 	struct verbs_channel *ch = to_channel(base);
+	bool first = !atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed);
 	int rc = vchan_check_ranges(ch, ranges, nr, err);
 
 	if (!rc)
@@ -307,7 +309,7 @@ int vchan_write(struct transport_channel *base, const struct transport_range *ra
 	for (unsigned i = 0; i < nr && !rc; i++)
 		rc = tx_add(ch, &ranges[i], err);
 	if (!rc)
-		rc = tx_drain(ch, CHAN_PENDING_MAX / 2, err);
+		rc = tx_drain(ch, first ? 0 : CHAN_PENDING_MAX / 2, err);
 	return rc ? rc : tx_tally(ch, err);
 }
 

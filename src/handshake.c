@@ -191,7 +191,7 @@ static int connect_control(struct tern_session *s, struct tern_error *err)
 	return r;
 }
 
-int handshake_source(struct tern_session *s, struct tern_error *err)
+int handshake_source_begin(struct tern_session *s, struct tern_error *err)
 {
 	struct wire_msg msg;
 	int r = connect_control(s, err);
@@ -204,15 +204,29 @@ int handshake_source(struct tern_session *s, struct tern_error *err)
 		r = take_hello_ack(s, &msg.hello_ack, err);
 	if (!r)
 		r = send_regions(s, err);
-	if (!r)
-		r = session_expect(s, WIRE_REGIONS_ACK, &msg, agree_deadline(s), err);
+	return r;
+}
+
+int handshake_source_end(struct tern_session *s, struct tern_error *err)
+{
+	struct wire_msg msg;
+	int r;
+
+	r = session_expect(s, WIRE_REGIONS_ACK, &msg, agree_deadline(s), err);
 	if (!r)
 		r = take_regions_ack(s, &msg.regions_ack, err);
 	if (!r)
 		r = link_expect_silence(&s->link, "the channels' greeting", err);
 	if (!r)
 		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
-	return r ? r : agree_await_channels(s, err);
+	if (!r)
+		r = agree_await_channels(s, err);
+	if (r)
+		return r;
+	monitor_lock(&s->mon);
+	s->times.setup_done = now_ns();
+	monitor_unlock(&s->mon);
+	return 0;
 }
 
 /* ------------------------------------------------------------- destination */

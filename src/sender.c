@@ -25,7 +25,7 @@
 
 struct worker {
 	struct sender *pool;
-	struct transport_channel *ch;
+	struct transport_channel *ch; /* own thread: of the phase */
 	pthread_t thread;
 	unsigned index;
 	int node;
@@ -47,6 +47,7 @@ struct worker {
 
 struct sender {
 	struct sender_config c;
+	struct transport_channel **channels;
 	struct stripe_map stripes; /* FIRST, SEND */
 	struct stripe_map sweeps;  /* SYNC */
 	struct scan *scan;         /* FIRST */
@@ -410,6 +411,8 @@ static void *worker_main(void *arg)
 		seen = s->generation;
 		enum sender_phase phase = s->phase;
 
+		w->ch = s->channels[w->index];
+
 		monitor_unlock(s->c.mon);
 
 		struct tern_error err;
@@ -447,6 +450,7 @@ int sender_start(const struct sender_config *config, struct transport_channel **
 	if (!s)
 		return error_session(err, -ENOMEM, "cannot allocate %u channel workers", nr);
 	s->c = *config;
+	s->channels = channels;
 	s->nr = nr;
 	s->workers = calloc(nr, sizeof(struct worker *));
 	int r = s->workers ? 0 : -ENOMEM;
@@ -471,7 +475,6 @@ int sender_start(const struct sender_config *config, struct transport_channel **
 		memset(w, 0, sizeof(*w));
 		s->workers[i] = w;
 		w->pool = s;
-		w->ch = channels[i];
 		w->index = i;
 		w->node = worker_node(s, i);
 		atomic_store(&w->cpu, -1);

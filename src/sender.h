@@ -67,7 +67,10 @@ struct sender_config {
 
 struct sender;
 
-/* sender_start - make @nr workers for @channels.  0, -ENOMEM, -EAGAIN with *err. */
+/*
+ * sender_start - make @nr workers for @channels, which are there when the first phase begins;
+ * the array stays the caller's.  0, -ENOMEM, -EAGAIN with *err.
+ */
 int sender_start(const struct sender_config *config, struct transport_channel **channels,
 		 unsigned nr, struct sender **out, struct tern_error *err);
 

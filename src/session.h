@@ -266,8 +266,13 @@ static inline unsigned session_bulk_channels(const struct tern_session *s)
 /* session_postcopy_now - figures of postcopy as they are.  mon.lock is held. */
 void session_postcopy_now(struct tern_session *s, struct tern_postcopy_stats *out);
 
-/* Handshakes (handshake.c).  Both leave s->channels open on success. */
-int handshake_source(struct tern_session *s, struct tern_error *err);
+/*
+ * Handshakes (handshake.c).  The source's has two parts: after the first one it is agreed how
+ * many channels there will be, and the destination is busy; after the second one, as after
+ * the destination's, s->channels are open.
+ */
+int handshake_source_begin(struct tern_session *s, struct tern_error *err);
+int handshake_source_end(struct tern_session *s, struct tern_error *err);
 int handshake_destination(struct tern_session *s, struct tern_error *err);
 
 /*

@@ -62,8 +62,6 @@ int source_start_workers(struct source *src, struct tern_error *err)
 	monitor_lock(&s->mon);
 	s->sender = sender;
 	s->stats.dirty_provider = src->dirty.kind;
-	if (!s->times.setup_done)
-		s->times.setup_done = now_ns();
 	monitor_unlock(&s->mon);
 	return 0;
 }
@@ -235,11 +233,13 @@ void source_run(struct tern_session *s)
 	int r = prepare_local(&src, &err);
 
 	if (!r)
-		r = handshake_source(s, &err);
-	if (!r)
+		r = handshake_source_begin(s, &err);
+	if (!r) /* while the destination compares the regions */
 		r = source_start_workers(&src, &err);
 	if (!r)
 		r = start_tracking(&src, &err);
+	if (!r)
+		r = handshake_source_end(s, &err);
 	if (!r) {
 		session_set_state(s, TERN_STATE_ACTIVE);
 		r = precopy_run(&src, &err);

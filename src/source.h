@@ -43,7 +43,11 @@ int source_phase(struct source *src, enum sender_phase phase, bool final, struct
 /* source_send_round - SEND phase plus the ROUND message and figures. */
 int source_send_round(struct source *src, bool final, struct tern_error *err);
 
-/* source_start_workers - a worker for each channel but the one for requests. */
+/*
+ * source_start_workers - a worker for each channel but the one for requests.
+ *
+ * How many there are has been agreed on; they need not be open yet.
+ */
 int source_start_workers(struct source *src, struct tern_error *err);
 
 /* source_stop_workers - end them and keep their figures; the connection was aborted or is idle. */

@@ -26,6 +26,7 @@
  */
 struct rig {
 	struct transport_channel ch;
+	struct transport_channel *channels[1];
 	struct transport ops;
 	struct monitor mon;
 	struct limiter limiter;
@@ -127,12 +128,11 @@ static struct rig *rig_new(void)
 		.run_on = run_anywhere,
 		.opaque = rig,
 	};
-	struct transport_channel *channels[] = { &rig->ch };
-
 	rig->ops.write = note_write;
 	rig->ops.notify = note_notify;
 	rig->ops.fence = note_fence;
 	rig->ch.ops = &rig->ops;
+	rig->channels[0] = &rig->ch;
 	rig->dirty.ops.clear = clear_all;
 	rig->dirty.opaque = rig;
 	assert_int_equal(monitor_init(&rig->mon), 0);
@@ -148,7 +148,7 @@ static struct rig *rig_new(void)
 	for (unsigned p = 0; p < PAGES; p += 3)
 		r->hva[p * TERN_PAGE_SIZE] = 1;
 	rig->regions = (struct region_list){ .v = r, .nr = 1, .cap = 1 };
-	assert_int_equal(sender_start(&config, channels, 1, &rig->sender, NULL), 0);
+	assert_int_equal(sender_start(&config, rig->channels, 1, &rig->sender, NULL), 0);
 	return rig;
 }
 
