@@ -154,6 +154,11 @@ int vchan_check_ranges(struct verbs_channel *ch, const struct transport_range *r
 int64_t vchan_patience(const struct verbs_channel *ch);
 /* vchan_wait - until anything happens; *deadline moves on when it does.  0 or -errno with *err. */
 int vchan_wait(struct verbs_channel *ch, int64_t *deadline, struct tern_error *err);
+/*
+ * vchan_drain - wait until at most @max writes are pending, and not too many bytes.  0 or -errno
+ * with *err.
+ */
+int vchan_drain(struct verbs_channel *ch, unsigned max, struct tern_error *err);
 /* vchan_advance - post and reap without waiting.  0 or -errno with *err. */
 int vchan_advance(struct verbs_channel *ch, struct tern_error *err);
 

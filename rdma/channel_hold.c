@@ -108,6 +108,9 @@ int vchan_prepare(struct transport_channel *base, const struct transport_range *
 	int64_t deadline = vchan_patience(ch);
 	int rc = vchan_check_ranges(ch, ranges, nr, err);
 
+	/* The first write has to leave soon: nothing is registered ahead beside it. */
+	if (!rc && !atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed))
+		rc = vchan_drain(ch, 0, err);
 	if (rc)
 		return rc;
 	vchan_unhold(ch);

@@ -8,8 +8,7 @@
  *
  * write() returns when its ranges are in pending[]; their registrations go on
  * meanwhile on both sides, so as much as fits there is registered ahead of the
- * wire.  Only the first one waits until it is posted, lest what it needs has to
- * compete with all that is registered ahead.  Whatever is ready is posted, in any order: two pending writes never
+ * wire.  Whatever is ready is posted, in any order: two pending writes never
  * concern one page (invariant 3), and an extent that waits for the lock budget
  * must not hold up those whose completion will free some.  notify(), push()
  * and fence() wait until nothing is pending.
@@ -234,8 +233,7 @@ static uint64_t pending_bytes(const struct verbs_channel *ch)
 	return n;
 }
 
-/* Wait until at most @max entries and PENDING_BYTES are pending.  0 or -errno with *err. */
-static int tx_drain(struct verbs_channel *ch, unsigned max, struct tern_error *err)
+int vchan_drain(struct verbs_channel *ch, unsigned max, struct tern_error *err)
 {
 	int64_t deadline = vchan_patience(ch);
 	int rc = tx_check(ch, err);
@@ -266,7 +264,7 @@ static int tx_add(struct verbs_channel *ch, const struct transport_range *r, str
 		int rc = 0;
 
 		if (ch->nr_pending == CHAN_PENDING_MAX)
-			rc = tx_drain(ch, CHAN_PENDING_MAX / 2, err);
+			rc = vchan_drain(ch, CHAN_PENDING_MAX / 2, err);
 		if (rc)
 			return rc;
 		n = keys_hold(ch->conn, ch->base.index, r->region, at,
@@ -301,7 +299,6 @@ int vchan_write(struct transport_channel *base, const struct transport_range *ra
 		struct tern_error *err)
 {
 	struct verbs_channel *ch = to_channel(base);
-	bool first = !atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed);
 	int rc = vchan_check_ranges(ch, ranges, nr, err);
 
 	if (!rc)
@@ -309,7 +306,7 @@ int vchan_write(struct transport_channel *base, const struct transport_range *ra
 	for (unsigned i = 0; i < nr && !rc; i++)
 		rc = tx_add(ch, &ranges[i], err);
 	if (!rc)
-		rc = tx_drain(ch, first ? 0 : CHAN_PENDING_MAX / 2, err);
+		rc = vchan_drain(ch, CHAN_PENDING_MAX / 2, err);
 	return rc ? rc : tx_tally(ch, err);
 }
 
@@ -317,7 +314,7 @@ int vchan_write(struct transport_channel *base, const struct transport_range *ra
 static int tx_frame_room(struct verbs_channel *ch, struct tern_error *err)
 {
 	int64_t deadline = vchan_patience(ch);
-	int rc = tx_drain(ch, 0, err);
+	int rc = vchan_drain(ch, 0, err);
 
 	while (!rc && (!ch->credits || !ch->nr_free || ch->sq_head - ch->sq_tail >= ch->sq_size)) {
 		figure_add(&ch->fig.stalls, 1);
@@ -389,7 +386,7 @@ int vchan_fence(struct transport_channel *base, struct tern_error *err)
 /* vchan_end - say END and wait until the peer's device has it, at most until @deadline. */
 void vchan_end(struct verbs_channel *ch, int64_t deadline)
 {
-	if (tx_drain(ch, 0, NULL) || !ch->credits || !ch->nr_free ||
+	if (vchan_drain(ch, 0, NULL) || !ch->credits || !ch->nr_free ||
 	    ch->sq_head - ch->sq_tail >= ch->sq_size)
 		return;
 	if (vchan_frame(ch, DATA_END, NULL, 0, 0, NULL))

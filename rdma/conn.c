@@ -85,12 +85,12 @@ int vconn_attach_device(struct verbs_conn *c, struct rdma_cm_id *id, struct tern
 		return error_session(err, -rc, "Asking device %s for its limits failed: %s",
 				     c->device, error_name(-rc));
 	if (port.state != IBV_PORT_ACTIVE)
-		return error_session(err, -ENETDOWN,
-				     "Connecting to %s over RDMA failed: port %u of device %s is not "
-				     "active (%s); bring its network interface up (ip link), or use "
-				     "tcp:",
-				     c->peer, id->port_num, c->device,
-				     ibv_port_state_str(port.state));
+		return error_session(
+			err, -ENETDOWN,
+			"Connecting to %s over RDMA failed: port %u of device %s is not "
+			"active (%s); bring its network interface up (ip link), or use "
+			"tcp:",
+			c->peer, id->port_num, c->device, ibv_port_state_str(port.state));
 	c->max_msg = port.max_msg_sz ? port.max_msg_sz : PIECE_BYTES;
 	c->pd_control = ibv_alloc_pd(id->verbs);
 	c->pd_data = c->pd_control ? ibv_alloc_pd(id->verbs) : NULL;

@@ -97,8 +97,8 @@ static int send_by_list(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t 
 int vqp_send(struct verbs_qp *q, uint64_t wr_id, void *buf, uint32_t len, uint32_t lkey,
 	     bool signal)
 {
-	unsigned flags = (signal ? IBV_SEND_SIGNALED : 0) |
-			 (len <= q->max_inline ? IBV_SEND_INLINE : 0);
+	unsigned flags =
+		(signal ? IBV_SEND_SIGNALED : 0) | (len <= q->max_inline ? IBV_SEND_INLINE : 0);
 
 	if (!q->ex)
 		return send_by_list(q, wr_id, buf, len, lkey, flags);

@@ -9,7 +9,7 @@
  *
  * A window lets one queue pair write one range, and is dead without that queue pair:
  * a key that one channel was given is worth nothing on another, and nothing at all
- * once the data queue pairs are reset.  The memory itself has no key that the peer
+ * once the data queue pairs are in the error state.  The memory itself has no key that the peer
  * could use.
  *
  * The send queue of such a channel has a completion queue of its own, whose events come
@@ -33,7 +33,8 @@ bool windows_possible(const struct verbs_conn *c)
 {
 	const unsigned type2 = IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
 
-	return !c->env.no_windows && !c->paging && (c->attr.device_cap_flags & type2) && c->attr.max_mw > 0;
+	return !c->env.no_windows && !c->paging && (c->attr.device_cap_flags & type2) &&
+	       c->attr.max_mw > 0;
 }
 
 /* Post the binding of @w.  0 or -errno.  post_lock is held. */

@@ -149,10 +149,11 @@ static int take_regions_ack(struct tern_session *s, const struct wire_regions_ac
 	unsigned due = s->postcopy ? (s->regions.nr + 7) / 8 : 0;
 
 	if (ack->by_contents_len != due)
-		return error_session(err, -EPROTO,
-				     "message REGIONS_ACK from the peer has %u bytes of by_contents, "
-				     "due are %u",
-				     ack->by_contents_len, due);
+		return error_session(
+			err, -EPROTO,
+			"message REGIONS_ACK from the peer has %u bytes of by_contents, "
+			"due are %u",
+			ack->by_contents_len, due);
 	memcpy(s->by_contents, ack->by_contents, due);
 	s->by_contents_len = due;
 	if (ack->nr_regions == s->regions.nr && ack->ram_bytes == region_bytes(&s->regions))

@@ -185,8 +185,8 @@ static int push_all(struct source *src, struct tern_error *err)
 		if (!r)
 			r = lost_patience(s, sent_ns, err);
 		if (!r)
-			monitor_wait(&s->mon, s->worker_failed_ns ? next_look(s)
-								  : overdue_ns(s, sent_ns));
+			monitor_wait(&s->mon,
+				     s->worker_failed_ns ? next_look(s) : overdue_ns(s, sent_ns));
 	}
 	/* The workers end by themselves, unless the link is lost; then they have to notice. */
 	for (bool told = false; !sender_idle(s->sender);) {

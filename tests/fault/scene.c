@@ -107,7 +107,8 @@ static void apply_plot(struct scene *sc)
 		break;
 	case SCENE_POSTCOPY: /* the guest goes on to write, and waits for pages */
 		sc->dst.working_set = sc->src.working_set;
-		sc->src.working_first = sc->src.pages[0] - sc->src.working_set; /* what comes last */
+		sc->src.working_first =
+			sc->src.pages[0] - sc->src.working_set; /* what comes last */
 		sc->dst.working_first = sc->src.working_first;
 		sc->dst.pause_us = sc->src.pause_us;
 		break;
