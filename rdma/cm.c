@@ -20,7 +20,6 @@
 #include "verbs.h"
 
 /* CM rejection reasons (InfiniBand architecture, table of REJ reasons). */
-#define REJ_INVALID_SERVICE_ID 8
 #define REJ_CONSUMER_DEFINED 28
 /*
  * A request that gets no answer is sent so many times more, at intervals of 4.096 us * 2^t.

@@ -27,6 +27,9 @@ void verbs_timespec(int64_t deadline_ms, struct timespec *out);
 void verbs_cond_init(pthread_cond_t *cond);
 void verbs_address_text(const struct sockaddr *sa, char *buf, size_t size);
 
+/* Nothing listens (InfiniBand architecture, table of REJ reasons). */
+#define REJ_INVALID_SERVICE_ID 8
+
 /* What verbs_cm_wait() found. */
 struct cm_event {
 	enum rdma_cm_event_type type;

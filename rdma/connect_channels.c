@@ -140,6 +140,13 @@ static int step(struct openings *o, const struct cm_event *ev, struct tern_error
 		return make(o, i, err);
 	case RDMA_CM_EVENT_ESTABLISHED:
 		return established(o, i, ev, err);
+	case RDMA_CM_EVENT_REJECTED:
+		if (ev->status != REJ_INVALID_SERVICE_ID)
+			return verbs_cm_wrong(ev, c->peer, err);
+		return error_channel(err, -ECONNRESET, i,
+				     "The peer %s is gone: it took the control connection, and "
+				     "nothing listens there for channel %u; it may have died",
+				     c->peer, i);
 	default:
 		return verbs_cm_wrong(ev, c->peer, err);
 	}

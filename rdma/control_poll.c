@@ -181,12 +181,12 @@ void *control_pump(void *conn)
 	pthread_setname_np(pthread_self(), "tern-rdma-ctl");
 	verbs_thread_on_node(c, c->place.numa_node);
 	while (!atomic_load(&c->pump_stop)) {
-		bool idle = atomic_exchange(&c->ctl.looked_after, false);
+		bool by_recv = atomic_exchange(&c->ctl.looked_after, false);
 
-		if (!idle)
+		if (!by_recv)
 			look(c);
-		p[0].fd = idle ? -1 : c->ctl.comp->fd;
-		if (poll(p, 3, idle ? LOOK_MS : -1) < 0 && errno != EINTR)
+		p[0].fd = by_recv ? -1 : c->ctl.comp->fd;
+		if (poll(p, 3, by_recv ? LOOK_MS : -1) < 0 && errno != EINTR)
 			break;
 		if (p[1].revents)
 			cm_events(c);

@@ -6,7 +6,7 @@
 # Installs what is missing (as root or through sudo), then builds and runs
 #   plain   all suites, quick ones first
 #   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
-#           meanwhile the other builds compile, the fuzz targets run, and asan begins
+#           meanwhile the other builds compile, the fuzz targets run, asan and tsan begin
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
@@ -20,7 +20,7 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build_root=$root/build-tests
 jobs=$(nproc)
-fuzz_seconds=20
+fuzz_seconds=15
 leave_out=
 only_suite=
 passed=0
@@ -29,6 +29,7 @@ hugepages_before=
 lab_pid=
 fuzz_done=
 asan_begun=
+tsan_begun=
 
 # shellcheck source=tests/deps.sh
 . "$root/tests/deps.sh"
@@ -45,7 +46,7 @@ usage()
 	                      or lab-tool: all tests of the lab itself (10 minutes)
 	  --jobs N            tests and compilers at a time (default: CPUs)
 	  --build-root DIR    where the builds and logs go (default: build-tests/)
-	  --fuzz-seconds N    how long each fuzz target runs (default: 20)
+	  --fuzz-seconds N    how long each fuzz target runs (default: 15)
 	END
 }
 
@@ -250,6 +251,7 @@ lab_work()
 	fi
 	python3 "$root/tests/lab/run_suite.py" --build "$build_root/plain" --logs "$1" |
 		tee "$1/results.txt"
+	: >"$1/suites.done"
 	python3 "$root/tests/lab/test_lab.py" --quick >"$1/tool.txt" 2>&1
 	echo $? >"$1/tool.status"
 }
@@ -269,21 +271,30 @@ lab_begin()
 	set +m
 }
 
-# lab_end - wait for it and count
-lab_end()
+# lab_suites_end - wait for the suites, and count
+lab_suites_end()
+{
+	local logs=$build_root/lab
+
+	[ -n "$lab_pid" ] && [ "$only_suite" != lab-tool ] || return 0
+	while [ ! -e "$logs/suites.done" ] && kill -0 "$lab_pid" 2>/dev/null; do
+		sleep 1
+	done
+	if [ -s "$logs/results.json" ]; then
+		count_results "$logs/results.json" lab
+	else
+		step_failed "lab: no test ran" "$logs/results.txt"
+	fi
+}
+
+# lab_tool_end - the same for the tests of the lab itself, which come last and are few
+lab_tool_end()
 {
 	local logs=$build_root/lab
 
 	[ -n "$lab_pid" ] || return 0
 	wait "$lab_pid"
 	lab_pid=
-	if [ "$only_suite" != lab-tool ]; then
-		if [ -s "$logs/results.json" ]; then
-			count_results "$logs/results.json" lab
-		else
-			step_failed "lab: no test ran" "$logs/results.txt"
-		fi
-	fi
 	if [ "$(cat "$logs/tool.status" 2>/dev/null)" = 0 ]; then
 		passed=$((passed + 1))
 		say "lab tool: passed (log: $logs/tool.txt)"
@@ -306,7 +317,10 @@ while_lab_runs()
 	done
 	run_part fuzz test_fuzz
 	fuzz_done=1
-	[ -n "$only_suite" ] || run_part asan test_asan_begin
+	if [ -z "$only_suite" ]; then
+		run_part asan test_asan_begin
+		run_part tsan test_tsan_begin
+	fi
 	jobs=$all
 }
 
@@ -335,14 +349,27 @@ test_asan()
 	asan_suites 1 perf
 }
 
-test_tsan()
+# tsan_suites SUITE... - under the thread sanitizer
+tsan_suites()
 {
-	wants_suite unit || wants_suite integration || return 0
 	local timeout_multiplier=5 not_suite=variant
 
 	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
-	build_tsan || return
-	run_suites tsan "$jobs" unit integration
+	run_suites tsan "$jobs" "$@"
+}
+
+test_tsan_begin()
+{
+	tsan_begun=1
+	wants_suite unit || return 0
+	build_tsan && tsan_suites unit
+}
+
+test_tsan()
+{
+	[ -n "$tsan_begun" ] || test_tsan_begin
+	wants_suite integration || return 0
+	build_tsan && tsan_suites integration
 }
 
 # fuzz_one TARGET - run one target from its seeds; its log and artifacts stay in the build
@@ -447,7 +474,7 @@ main()
 	esac
 	run_part lab lab_begin
 	while_lab_runs
-	lab_end
+	lab_suites_end
 	case $only_suite in
 	lab-tool | fuzz) ;;
 	*)
@@ -455,6 +482,7 @@ main()
 		run_part tsan test_tsan
 		;;
 	esac
+	lab_tool_end
 	[ -n "$fuzz_done" ] || run_part fuzz test_fuzz
 	if [ $((passed + failed)) -eq 0 ]; then
 		step_failed "no test ran"
