@@ -202,7 +202,11 @@ void destination_dismiss(struct destination *d, const struct tern_error *why)
 {
 	struct tern_session *s = d->s;
 
-	if (s->link.running && !s->link.dead) {
+	monitor_lock(&s->mon);
+	bool tell = s->link.running && !s->link.dead;
+
+	monitor_unlock(&s->mon);
+	if (tell) {
 		link_send_error(&s->link, why, false);
 		link_drain(&s->link, SESSION_GRACE_MS);
 	}
