@@ -186,10 +186,7 @@ static int connect_control(struct tern_session *s, struct tern_error *err)
 	s->conn = conn;
 	s->times.connected = now_ns();
 	monitor_unlock(&s->mon);
-	r = session_expose(s, conn, err);
-	if (!r)
-		r = link_start(&s->link, &s->mon, conn, TERN_SOURCE, env.peer_timeout_ms, err);
-	return r;
+	return link_start(&s->link, &s->mon, conn, TERN_SOURCE, env.peer_timeout_ms, err);
 }
 
 int handshake_source_begin(struct tern_session *s, struct tern_error *err)
@@ -199,6 +196,8 @@ int handshake_source_begin(struct tern_session *s, struct tern_error *err)
 
 	if (!r)
 		r = send_hello(s, err);
+	if (!r) /* while the destination looks at it */
+		r = session_expose(s, s->conn, err);
 	if (!r)
 		r = session_expect(s, WIRE_HELLO_ACK, &msg, agree_deadline(s), err);
 	if (!r)
