@@ -448,8 +448,8 @@ static int rearm(struct verbs_channel *ch)
 	struct ibv_cq *cq;
 	void *ctx;
 
-	if (!ibv_get_cq_event(ch->comp, &cq,
-			      &ctx)) /* there is one at most: it was asked for once */
+	/* There is one at most: it was asked for once. */
+	if (!ibv_get_cq_event(ch->comp, &cq, &ctx))
 		ch->nr_events++;
 	return -ibv_req_notify_cq(ch->cq, 0);
 }

@@ -105,7 +105,7 @@ int vchan_prepare(struct transport_channel *base, const struct transport_range *
 		  struct tern_error *err)
 {
 	struct verbs_channel *ch = to_channel(base);
-	int64_t deadline = vchan_patience(ch);
+	int64_t deadline;
 	int rc = vchan_check_ranges(ch, ranges, nr, err);
 
 	/* The first write has to leave soon: nothing is registered ahead beside it. */
@@ -113,6 +113,7 @@ int vchan_prepare(struct transport_channel *base, const struct transport_range *
 		rc = vchan_drain(ch, 0, err);
 	if (rc)
 		return rc;
+	deadline = vchan_patience(ch);
 	vchan_unhold(ch);
 	ch->preparing = true;
 	do {

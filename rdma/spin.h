@@ -11,8 +11,9 @@
  * polls for a vCPU that halted (halt_poll_ns).  If they come further apart than
  * SPIN_MAX_NS nobody polls.
  *
- * That costs no CPU which anybody else wants: the guest at the source is paused, at
- * the destination a vCPU waits, and spin_pause() lets other threads go first.
+ * The price is CPU time, at most SPIN_MAX_NS after each request or answer.  At the source
+ * the guest is paused and leaves its CPUs; at the destination it runs, so spin_pause() lets
+ * whoever else is ready go first.
  */
 
 #include <sched.h>

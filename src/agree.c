@@ -37,6 +37,7 @@ static void settle(struct tern_session *s, const struct agreement *a, bool postc
 {
 	link_set_timeout(&s->link, a->peer_timeout_ms);
 	monitor_lock(&s->mon);
+	s->postcopy = postcopy;
 	s->nr_channels = a->channels + (postcopy ? 1 : 0);
 	monitor_unlock(&s->mon);
 }

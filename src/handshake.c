@@ -105,9 +105,6 @@ static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *a
 	if (r)
 		return r;
 	atomic_store(&s->params[TERN_PARAM_CHUNK_BYTES], ack->chunk_bytes);
-	monitor_lock(&s->mon);
-	s->postcopy = offered;
-	monitor_unlock(&s->mon);
 	return 0;
 }
 
@@ -299,9 +296,6 @@ static int answer_hello(struct tern_session *s, const struct wire_hello *h, stru
 		},
 	};
 
-	monitor_lock(&s->mon);
-	s->postcopy = postcopy;
-	monitor_unlock(&s->mon);
 	return link_send(&s->link, &msg, err);
 }
 

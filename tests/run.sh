@@ -20,7 +20,7 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build_root=$root/build-tests
 jobs=$(nproc)
-fuzz_seconds=15
+fuzz_seconds=20
 leave_out=
 only_suite=
 passed=0
@@ -46,7 +46,7 @@ usage()
 	                      or lab-tool: all tests of the lab itself (10 minutes)
 	  --jobs N            tests and compilers at a time (default: CPUs)
 	  --build-root DIR    where the builds and logs go (default: build-tests/)
-	  --fuzz-seconds N    how long each fuzz target runs (default: 15)
+	  --fuzz-seconds N    how long each fuzz target runs (default: 20)
 	END
 }
 

@@ -22,11 +22,7 @@
 
 /* No migration of these tests makes so many calls of one kind. */
 #define CALLS_MAX 200u
-#ifdef __SANITIZE_ADDRESS__ /* takes three times as long */
-#define CALLS_DENSE 4u
-#else
 #define CALLS_DENSE 8u
-#endif
 #define CALLS_STRIDE 13u
 
 /* With postcopy there are as many as the guest asks for pages. */

@@ -32,12 +32,11 @@ enum {
 	NR_WRITERS = 3,
 	HOT_PAGES = 8,
 	ZONE_PAGES = 512,
-#ifdef __SANITIZE_THREAD__ /* each round takes ten times as long */
-	RUNS = 1,
-	ROUNDS = 4,
+	RUNS = 2,
+#ifdef __SANITIZE_THREAD__ /* each round takes ten times as long, and memory as much */
+	ROUNDS = 8,
 	SIZE_DIVISOR = 4,
 #else
-	RUNS = 2,
 	ROUNDS = 25,
 	SIZE_DIVISOR = 1,
 #endif
