@@ -13,6 +13,7 @@
 
 #include "hugepages.h"
 #include "leave_out.h"
+#include "monitor.h"
 #include "postcopy_recover.h"
 #include "postcopy_rig.h"
 
@@ -233,6 +234,36 @@ static void sent_pages_that_become_zero(void **state)
 }
 
 /* --------------------------------------------------------------------- faults */
+
+/*
+ * Each read leaves read-ahead for the background threads to do, and what they send is bounded
+ * by the limit, however long this takes.
+ */
+static void read_ahead_keeps_to_the_limit(void **state)
+{
+	const uint64_t pages[] = { 64, 32768 }, rate = 1 << 20, slack = 1024;
+	struct tern_postcopy_stats dst;
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_MEMFD, 2, pages, 1);
+	rig_sessions(&r, TERN_MODE_POSTCOPY);
+	tern_session_set(r.s, TERN_PARAM_MAX_POSTCOPY_BANDWIDTH, rate);
+	rig_add_reader(&r, 0, pages[1], 8000);
+	uint64_t begin = now_ns();
+
+	rig_start(&r);
+	rig_join_readers(&r);
+	rig_postcopy(r.d, &dst);
+	uint64_t limited = (uint64_t)((double)(now_ns() - begin) / 1e9 * (double)rate) / TERN_PAGE_SIZE;
+
+	assert_true(dst.requests > 0);
+	assert_in_range(dst.missing_at_start - dst.missing_pages, dst.requests,
+			dst.requests + limited + slack);
+	rig_unthrottle(&r);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	rig_fini(&r);
+}
 
 static void fault_is_served_before_its_page_is_pushed(void **state)
 {
@@ -638,6 +669,7 @@ static const struct lane_case cases[] = {
 	LANE_CASE(holes_stay_holes),
 	LANE_CASE(zero_pages_cost_no_contents),
 	LANE_CASE(sent_pages_that_become_zero),
+	LANE_CASE(read_ahead_keeps_to_the_limit),
 	LANE_CASE(fault_is_served_before_its_page_is_pushed),
 	LANE_CASE(fault_on_a_huge_page_is_served),
 	LANE_CASE(fault_on_a_hole_of_huge_memory_is_served),
