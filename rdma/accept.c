@@ -612,11 +612,12 @@ static unsigned count_channels(struct verbs_conn *c, unsigned nr)
 /* vhub_collect - open_channels() of the destination. */
 int vhub_collect(struct verbs_conn *c, unsigned nr, struct tern_error *err)
 {
+	unsigned patience_ms = verbs_cm_patience_ms(c->env.peer_timeout_ms);
 	struct timespec ts;
 	unsigned have;
 	int rc = 0, waited = 0;
 
-	verbs_timespec(verbs_deadline((int)c->env.peer_timeout_ms), &ts);
+	verbs_timespec(verbs_deadline((int)patience_ms), &ts);
 	pthread_mutex_lock(&c->lock);
 	c->wanted = nr;
 	while ((have = count_channels(c, nr)) < nr && !waited) {
@@ -633,5 +634,5 @@ int vhub_collect(struct verbs_conn *c, unsigned nr, struct tern_error *err)
 	return error_session(err, -ETIMEDOUT,
 			     "Only %u of %u data channels from %s arrived within %u ms; check that "
 			     "UDP port 4791 is open (RoCE)",
-			     have, nr, c->peer, c->env.peer_timeout_ms);
+			     have, nr, c->peer, patience_ms);
 }

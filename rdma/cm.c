@@ -29,6 +29,13 @@
 #define RNR_RETRIES 7 /* for ever; credits make it rare */
 #define ACK_TIMEOUT_MIN 14 /* 67 ms: a peer may be as slow as that */
 #define ACK_TIMEOUT_MAX 31
+/*
+ * How long the answer to a connection request may take at least.  The kernel repeats a
+ * request or answer that was lost after 4.6 s (CMA_CM_RESPONSE_TIMEOUT and twice
+ * CMA_IBOE_PACKET_LIFETIME, drivers/infiniband/core/cma.c), and no program can change
+ * that: with a shorter limit one datagram that was lost would be a failure.
+ */
+#define ANSWER_MS_MIN 10000u
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t verbs_now_ns(void)
@@ -49,6 +56,11 @@ int64_t verbs_now_ms(void)
 int64_t verbs_deadline(int timeout_ms)
 {
 	return timeout_ms < 0 ? -1 : verbs_now_ms() + timeout_ms;
+}
+
+unsigned verbs_cm_patience_ms(unsigned peer_timeout_ms)
+{
+	return peer_timeout_ms < ANSWER_MS_MIN ? ANSWER_MS_MIN : peer_timeout_ms;
 }
 
 /* Milliseconds until @deadline as poll() wants them. */

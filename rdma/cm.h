@@ -65,6 +65,13 @@ int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struc
 		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline,
 		     struct tern_error *err);
 /*
+ * verbs_cm_patience_ms - how long to wait for the answer to a connection request.
+ *
+ * The peer timeout, but no less than a second try of the kernel's connection manager takes.
+ */
+unsigned verbs_cm_patience_ms(unsigned peer_timeout_ms);
+
+/*
  * verbs_cm_ack_timeout - let the queue pair notice a dead peer or wire within @peer_timeout_ms.
  *
  * Then the error is that of a transfer, with its status, and not just silence.  Before the

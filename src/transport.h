@@ -199,9 +199,9 @@ struct transport {
 	void (*listener_close)(struct transport_listener *l);
 
 	/*
-	 * Connect the control queue.  Blocks up to env.peer_timeout_ms (the
-	 * listening side may have to be inside accept() meanwhile); an
-	 * eventfd-like @cancel_fd (or -1) becoming readable ends it with -ECANCELED.
+	 * Connect the control queue.  Blocks up to env.peer_timeout_ms, or to what a
+	 * second try of the network takes, if that is more (the listening side may
+	 * have to be inside accept() meanwhile); an eventfd-like @cancel_fd (or -1) becoming readable ends it with -ECANCELED.
 	 */
 	int (*connect)(const struct transport *ops, const struct transport_env *env,
 		       const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
@@ -215,9 +215,9 @@ struct transport {
 		      struct tern_error *err);
 
 	/*
-	 * Source: connect @nr channels.  Destination: wait, up to
-	 * env.peer_timeout_ms, until the peer has attached all @nr (the acceptor
-	 * thread has to be inside accept() meanwhile).  Fills channels[0 … nr-1]; they
+	 * Source: connect @nr channels.  Destination: wait, for as long as connect()
+	 * would, until the peer has attached all @nr (the acceptor thread has to be
+	 * inside accept() meanwhile).  Fills channels[0 … nr-1]; they
 	 * belong to the connection and are freed by close().
 	 */
 	int (*open_channels)(struct transport_conn *conn, unsigned nr,

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "verbs_fake.h"
 
 /* Called inside accept(). */
@@ -39,6 +40,7 @@ static void *acceptor_run(void *opaque)
 	struct verbs_pair *p = opaque;
 	struct transport_conn *extra, *conn;
 
+	usleep(p->accept_after_ms * 1000);
 	if (!p->t->accept(p->listener, -1, &conn, NULL)) {
 		__atomic_store_n(&p->dst, conn, __ATOMIC_RELEASE);
 		(void)p->t->accept(p->listener, -1, &extra, NULL);

@@ -28,6 +28,7 @@ struct verbs_pair {
 	unsigned nr_regions;
 	uint64_t size; /* of each region */
 	int node[PAIR_REGIONS_MAX];
+	unsigned accept_after_ms; /* as if the first request were lost, and repeated then */
 
 	struct transport_listener *listener;
 	struct transport_conn *src, *dst;

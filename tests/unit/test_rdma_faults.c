@@ -175,6 +175,16 @@ static void never_answered(void **state)
 	assert_no_connection(p, -ETIMEDOUT, "no answer in time");
 }
 
+/* A datagram that is lost costs seconds, however short the peer timeout is. */
+static void answered_late(void **state)
+{
+	struct verbs_pair *p = *state;
+
+	p->src_env.peer_timeout_ms = p->dst_env.peer_timeout_ms = 100;
+	p->accept_after_ms = 500;
+	assert_int_equal(pair_connect(p), 0);
+}
+
 static void connect_call_fails(void **state)
 {
 	verbs_fake_fail(FAKE_CONNECT, 1, EINVAL);
@@ -393,6 +403,7 @@ int main(int argc, char **argv)
 		T(rejected_by_another_program),
 		T(unreachable),
 		T(never_answered),
+		T(answered_late),
 		T(connect_call_fails),
 		T(device_removed_while_connecting),
 		T(accepting_fails),
