@@ -5,6 +5,9 @@
 /*
  * The process's mappings, from /proc/self/maps: what lies at an address,
  * without touching it.
+ *
+ * Since Linux 6.11 the kernel is asked for single mappings (PROCMAP_QUERY).  Before
+ * that the whole list is read, which takes a while in a process with thousands of them.
  */
 
 #include <stdbool.h>
@@ -33,6 +36,16 @@ typedef int maps_fn(const struct maps_vma *vma, void *opaque);
  */
 int maps_walk(uint64_t start, uint64_t end, maps_fn *fn, void *opaque);
 
+/* maps_walk_text - the same as it works before Linux 6.11. */
+int maps_walk_text(uint64_t start, uint64_t end, maps_fn *fn, void *opaque);
+
+/*
+ * maps_parse - read one line of maps, or a header line of smaps.
+ *
+ * The line may lack its newline.  True if it is such a line.
+ */
+bool maps_parse(const char *line, struct maps_vma *v);
+
 /*
  * maps_open_file - open the file behind @vma anew, read-only.
  *
@@ -44,8 +57,8 @@ int maps_open_file(const struct maps_vma *vma);
 /*
  * maps_page_size - the kernel's page size in the mapping that holds @addr.
  *
- * Reads /proc/self/smaps, for which the kernel walks page tables: slow in a
- * large process.  *hugetlb tells whether it is a hugetlb mapping.  Bytes, or 0
+ * Before Linux 6.11, and for pages that are not of the usual size, reads
+ * /proc/self/smaps, for which the kernel walks page tables: slow in a large process.  *hugetlb tells whether it is a hugetlb mapping.  Bytes, or 0
  * if it is not known.
  */
 uint64_t maps_page_size(uint64_t addr, bool *hugetlb);
