@@ -6,7 +6,7 @@
 # Installs what is missing (as root or through sudo), then builds and runs
 #   plain   all suites, quick ones first
 #   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
-#           meanwhile the other builds compile, the fuzz targets run, asan and tsan begin
+#           meanwhile the other builds compile, the fuzz targets and tsan run, asan begins
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
@@ -29,7 +29,7 @@ hugepages_before=
 lab_pid=
 fuzz_done=
 asan_begun=
-tsan_begun=
+tsan_done=
 
 # shellcheck source=tests/deps.sh
 . "$root/tests/deps.sh"
@@ -319,7 +319,7 @@ while_lab_runs()
 	fuzz_done=1
 	if [ -z "$only_suite" ]; then
 		run_part asan test_asan_begin
-		run_part tsan test_tsan_begin
+		run_part tsan test_tsan
 	fi
 	jobs=$all
 }
@@ -358,18 +358,12 @@ tsan_suites()
 	run_suites tsan "$jobs" "$@"
 }
 
-test_tsan_begin()
-{
-	tsan_begun=1
-	wants_suite unit || return 0
-	build_tsan && tsan_suites unit
-}
-
 test_tsan()
 {
-	[ -n "$tsan_begun" ] || test_tsan_begin
-	wants_suite integration || return 0
-	build_tsan && tsan_suites integration
+	[ -z "$tsan_done" ] || return 0
+	tsan_done=1
+	wants_suite unit || wants_suite integration || return 0
+	build_tsan && tsan_suites unit integration
 }
 
 # fuzz_one TARGET - run one target from its seeds; its log and artifacts stay in the build
