@@ -67,6 +67,8 @@ def machines(build):
                     TERN_TEST_RDMA="1", **slow),
             program("postcopy-lost-link", 200, f"{integration}/test_postcopy",
                     "rdma: *lost_link*", TERN_TEST_RDMA="1", **slow),
+            program("postcopy-holes", 200, f"{integration}/test_postcopy", "rdma: holes*",
+                    TERN_TEST_RDMA="1", **slow),
             # The whole of these runs over a fake device; here some of each.
             program("migration-rdma6", 200, f"{integration}/test_migration", "rdma6: running*",
                     **ipv6),
