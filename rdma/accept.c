@@ -612,7 +612,7 @@ static unsigned count_channels(struct verbs_conn *c, unsigned nr)
 /* vhub_collect - open_channels() of the destination. */
 int vhub_collect(struct verbs_conn *c, unsigned nr, struct tern_error *err)
 {
-	unsigned patience_ms = verbs_cm_patience_ms(c->env.peer_timeout_ms);
+	unsigned patience_ms = verbs_cm_patience_ms(&c->env);
 	struct timespec ts;
 	unsigned have;
 	int rc = 0, waited = 0;

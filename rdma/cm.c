@@ -35,7 +35,7 @@
  * CMA_IBOE_PACKET_LIFETIME, drivers/infiniband/core/cma.c), and no program can change
  * that: with a shorter limit one datagram that was lost would be a failure.
  */
-#define ANSWER_MS_MIN 10000u
+#define ANSWER_MS 10000u
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t verbs_now_ns(void)
@@ -58,9 +58,11 @@ int64_t verbs_deadline(int timeout_ms)
 	return timeout_ms < 0 ? -1 : verbs_now_ms() + timeout_ms;
 }
 
-unsigned verbs_cm_patience_ms(unsigned peer_timeout_ms)
+unsigned verbs_cm_patience_ms(const struct transport_env *env)
 {
-	return peer_timeout_ms < ANSWER_MS_MIN ? ANSWER_MS_MIN : peer_timeout_ms;
+	unsigned least = env->answer_ms ? env->answer_ms : ANSWER_MS;
+
+	return env->peer_timeout_ms < least ? least : env->peer_timeout_ms;
 }
 
 /* Milliseconds until @deadline as poll() wants them. */

@@ -69,7 +69,7 @@ int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struc
  *
  * The peer timeout, but no less than a second try of the kernel's connection manager takes.
  */
-unsigned verbs_cm_patience_ms(unsigned peer_timeout_ms);
+unsigned verbs_cm_patience_ms(const struct transport_env *env);
 
 /*
  * verbs_cm_ack_timeout - let the queue pair notice a dead peer or wire within @peer_timeout_ms.

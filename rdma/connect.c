@@ -127,7 +127,7 @@ int verbs_connect(const struct transport *ops, const struct transport_env *env,
 		  const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
 		  int cancel_fd, struct transport_conn **out, struct tern_error *err)
 {
-	int64_t deadline = verbs_deadline((int)verbs_cm_patience_ms(env->peer_timeout_ms));
+	int64_t deadline = verbs_deadline((int)verbs_cm_patience_ms(env));
 	struct tern_error why = { 0 };
 	struct addrinfo *list;
 	int rc, left = 0;

@@ -238,7 +238,7 @@ int vconn_make_channels(struct verbs_conn *c, unsigned nr, struct tern_error *er
 	if (!o)
 		return error_session(err, -ENOMEM, "No memory for %u channels", nr);
 	o->c = c;
-	o->deadline = verbs_deadline((int)verbs_cm_patience_ms(c->env.peer_timeout_ms));
+	o->deadline = verbs_deadline((int)verbs_cm_patience_ms(&c->env));
 	o->nr = nr;
 	c->openings = o;
 	rc = verbs_cm_channel(&o->cm, err);
@@ -265,7 +265,7 @@ int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error 
 		return rc;
 	o = c->openings;
 	openings_drop(o, nr);
-	o->deadline = verbs_deadline((int)verbs_cm_patience_ms(c->env.peer_timeout_ms));
+	o->deadline = verbs_deadline((int)verbs_cm_patience_ms(&c->env));
 	for (unsigned i = 0; i < nr && !rc; i++)
 		rc = request(o, i, err);
 	if (!rc)

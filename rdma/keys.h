@@ -147,6 +147,7 @@ struct keys {
 	uint64_t here_max, there_max; /* at most the budget; less after an ENOMEM */
 	uint64_t peer_limit; /* the destination's memlock limit when it refused; 0: none */
 	unsigned nr_asking; /* keys asked for and not answered yet */
+	bool begun; /* there was an extent */
 	struct extent ***pieces; /* [region][offset / PIECE_BYTES]: list */
 	struct extent *lru_first, *lru_last;
 	struct extent **by_id; /* [nr_ids] */

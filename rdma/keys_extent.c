@@ -32,6 +32,11 @@
 #include "verbs.h"
 
 #define PAGE 4096ull
+/*
+ * The first extent of all covers at most so much: the first write waits for nothing but
+ * its registration, here and at the destination, where that allocates memory.
+ */
+#define FIRST_BYTES (16 * PAGE)
 
 /* Take @e off the idle list. */
 static void lru_remove(struct keys *k, struct extent *e)
@@ -199,6 +204,9 @@ int64_t keys_hold(struct verbs_conn *c, uint32_t channel, uint32_t region, uint6
 	if (len > PIECE_BYTES - in)
 		len = PIECE_BYTES - in;
 	pthread_mutex_lock(&k->lock);
+	if (!k->begun && !c->env.pin_all && len > FIRST_BYTES)
+		len = FIRST_BYTES;
+	k->begun = true;
 	e = piece_extent(c, region, p, page, (unsigned)((in + len + PAGE - 1) / PAGE) - page);
 	if (e)
 		key = key_get(k, e, c->windows ? channel : KEYS_ANY_CHANNEL);

@@ -90,6 +90,8 @@ struct transport_range;
 struct transport_env {
 	unsigned peer_timeout_ms; /* limit for handshakes, and for a write, notify or fence
 				   * during which no byte moves (3 times this) */
+	unsigned answer_ms; /* RDMA: how long the answer to a connection request may take, if that
+			     * is more than peer_timeout_ms; 0: two tries of the kernel's */
 	uint64_t chunk_bytes; /* largest range in a write() */
 	unsigned channels; /* source: data channels that are likely to be opened, 0: not known.
 			    * What needs no agreement can be made ready in connect(). */

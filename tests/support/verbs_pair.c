@@ -23,7 +23,9 @@ struct verbs_pair *pair_new(void)
 
 	verbs_fake_reset();
 	p->t = &rdma_transport;
-	p->src_env = (struct transport_env){ .peer_timeout_ms = 1000, .chunk_bytes = 1 << 20 };
+	p->src_env = (struct transport_env){ .peer_timeout_ms = 1000,
+					     .answer_ms = 1,
+					     .chunk_bytes = 1 << 20 };
 	p->dst_env = p->src_env;
 	p->dst_env.stranger = on_stranger;
 	p->dst_env.opaque = p;

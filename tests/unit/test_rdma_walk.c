@@ -294,6 +294,7 @@ static void walk(void **state)
 		struct run r = { .t = &rdma_transport, .smem = smem, .dmem = dmem };
 
 		r.src_env = r.dst_env = (struct transport_env){ .peer_timeout_ms = TIMEOUT_MS,
+								.answer_ms = 1,
 								.chunk_bytes = 1 << 20 };
 		r.dst_env.stranger = on_stranger;
 		r.dst_env.opaque = &r;
