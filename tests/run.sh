@@ -6,7 +6,7 @@
 # Installs what is missing (as root or through sudo), then builds and runs
 #   plain   all suites, quick ones first
 #   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
-#           meanwhile the other builds compile, the fuzz targets and tsan run, asan begins
+#           meanwhile the other builds compile, and asan, tsan and the fuzz targets run
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
@@ -27,7 +27,7 @@ passed=0
 failed=0
 hugepages_before=
 lab_pid=
-fuzz_done=
+fuzz_pid=
 asan_begun=
 tsan_done=
 
@@ -146,6 +146,7 @@ restore_resources()
 leave()
 {
 	[ -z "$lab_pid" ] || kill -TERM -- "-$lab_pid" 2>/dev/null
+	[ -z "$fuzz_pid" ] || kill -TERM -- "-$fuzz_pid" 2>/dev/null
 	restore_resources
 }
 
@@ -222,7 +223,7 @@ test_plain()
 	build plain --buildtype=debugoptimized -Drdma=enabled || return
 	run_suites plain "$jobs" unit cli
 	run_suites plain "$jobs" integration
-	run_suites plain $((2 * jobs)) fault # they mostly wait for timeouts
+	run_suites plain $((4 * jobs)) fault # they mostly wait for timeouts
 	run_suites plain 1 perf
 }
 
@@ -303,25 +304,20 @@ lab_tool_end()
 	fi
 }
 
-# while_lab_runs - what needs CPUs and no clock, on half of them: emulated CPUs want the others
+# while_lab_runs - what needs no clock, while emulated CPUs wait for one another
 while_lab_runs()
 {
-	local all=$jobs part
+	local part
 
-	[ -n "$lab_pid" ] || return 0
-	jobs=$((jobs > 1 ? jobs / 2 : 1))
-	for part in asan tsan fuzz; do
-		if ! is_left_out "$part" && [ -z "$only_suite" ]; then
+	[ -n "$lab_pid" ] && [ -z "$only_suite" ] || return 0
+	for part in fuzz asan tsan; do
+		if ! is_left_out "$part"; then
 			("build_$part") # the part itself builds again, which does nothing, and counts
 		fi
+		[ "$part" != fuzz ] || run_part fuzz fuzz_begin
 	done
-	run_part fuzz test_fuzz
-	fuzz_done=1
-	if [ -z "$only_suite" ]; then
-		run_part asan test_asan_begin
-		run_part tsan test_tsan
-	fi
-	jobs=$all
+	run_part asan test_asan_begin
+	run_part tsan test_tsan
 }
 
 # asan_suites PARALLEL SUITE... - under the address sanitizer
@@ -334,19 +330,19 @@ asan_suites()
 	run_suites asan "$@"
 }
 
-# test_asan_begin - what waits for no timeouts
+# test_asan_begin - all but what wants the machine for itself
 test_asan_begin()
 {
 	asan_begun=1
-	build_asan && asan_suites "$jobs" unit cli integration
+	build_asan || return
+	asan_suites $((4 * jobs)) fault
+	asan_suites "$jobs" unit cli integration
 }
 
 test_asan()
 {
 	[ -n "$asan_begun" ] || test_asan_begin
-	build_asan || return
-	asan_suites $((2 * jobs)) fault
-	asan_suites 1 perf
+	build_asan && asan_suites 1 perf
 }
 
 # tsan_suites SUITE... - under the thread sanitizer
@@ -395,37 +391,70 @@ show_inputs()
 	done
 }
 
+# fuzz_targets - the targets that were built
+fuzz_targets()
+{
+	find "$build_root/fuzz/tests/fuzz" -maxdepth 1 -type f -executable -name 'fuzz_*' 2>/dev/null |
+		sort
+}
+
+# fuzz_work PARALLEL - run all targets; nothing is counted here, because it may be a subshell
+fuzz_work()
+{
+	local targets target
+
+	rm -rf "$build_root/fuzz/run"
+	mapfile -t targets < <(fuzz_targets)
+	for target in ${targets[@]+"${targets[@]}"}; do
+		while [ "$(jobs -pr | wc -l)" -ge "$1" ]; do
+			wait -n
+		done
+		(
+			fuzz_one "$target"
+			echo $? >"$build_root/fuzz/run/$(basename "$target")/status"
+		) &
+	done
+	wait
+}
+
+# fuzz_begin - in the background, one target at a time
+fuzz_begin()
+{
+	build_fuzz || return
+	set -m # as lab_begin
+	fuzz_work 1 &
+	fuzz_pid=$!
+	set +m
+}
+
+# test_fuzz - wait for the targets, or run them now, and count
 test_fuzz()
 {
-	local targets=() target pids=() i=0
+	local target name nr=0
 
 	wants_suite fuzz || return 0
-	build_fuzz || return
-	mapfile -t targets < <(find "$build_root/fuzz/tests/fuzz" -maxdepth 1 -type f -executable \
-		-name 'fuzz_*' | sort)
-	if [ ${#targets[@]} -eq 0 ]; then
-		step_failed "fuzz: there is no fuzz target"
-		return
+	if [ -n "$fuzz_pid" ]; then
+		wait "$fuzz_pid"
+		fuzz_pid=
+	else
+		build_fuzz || return
+		fuzz_work "$jobs"
 	fi
-	while [ $i -lt ${#targets[@]} ]; do
-		pids=()
-		for target in "${targets[@]:i:jobs}"; do
-			fuzz_one "$target" &
-			pids+=($!)
-		done
-		for target in "${targets[@]:i:jobs}"; do
-			if wait "${pids[0]}"; then
-				passed=$((passed + 1))
-			else
-				step_failed "fuzz: $(basename "$target")" \
-					"$build_root/fuzz/run/$(basename "$target")/log"
-				show_inputs "$(basename "$target")"
-			fi
-			pids=("${pids[@]:1}")
-		done
-		i=$((i + jobs))
-	done
-	say "fuzz: ${#targets[@]} targets, $fuzz_seconds s each"
+	while read -r target; do
+		name=$(basename "$target")
+		nr=$((nr + 1))
+		if [ "$(cat "$build_root/fuzz/run/$name/status" 2>/dev/null)" = 0 ]; then
+			passed=$((passed + 1))
+		else
+			step_failed "fuzz: $name" "$build_root/fuzz/run/$name/log"
+			show_inputs "$name"
+		fi
+	done < <(fuzz_targets)
+	if [ $nr -eq 0 ]; then
+		step_failed "fuzz: there is no fuzz target"
+	else
+		say "fuzz: $nr targets, $fuzz_seconds s each"
+	fi
 }
 
 # run_part NAME FUNCTION - unless left out by name; its environment stays its own
@@ -477,7 +506,7 @@ main()
 		;;
 	esac
 	lab_tool_end
-	[ -n "$fuzz_done" ] || run_part fuzz test_fuzz
+	run_part fuzz test_fuzz
 	if [ $((passed + failed)) -eq 0 ]; then
 		step_failed "no test ran"
 	fi
