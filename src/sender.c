@@ -578,8 +578,11 @@ uint64_t sender_first_byte_ns(const struct sender *s)
 
 void sender_channel_stats(const struct sender *s, unsigned i, struct tern_channel_stats *out)
 {
-	const struct worker *w = s->workers[i];
+	const struct worker *w;
 
+	if (i >= s->nr) /* the channel for requests has no worker */
+		return;
+	w = s->workers[i];
 	out->numa_node = w->node;
 	snprintf(out->cpus, sizeof(out->cpus), "%s", w->cpus);
 	out->cpu = atomic_load(&w->cpu);

@@ -144,6 +144,34 @@ static void precopy_to_a_destination_that_could(void **state)
 	rig_fini(&r);
 }
 
+/* A VMM looks at the figures of both sides all the time. */
+static void figures_at_any_time(void **state)
+{
+	const uint64_t pages[] = { 8192 };
+	struct tern_channel_stats c;
+	struct tern_stats st;
+	unsigned looks = 0;
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_MEMFD, 1, pages, 1);
+	rig_sessions(&r, TERN_MODE_HYBRID);
+	tern_session_set(r.s, TERN_PARAM_MAX_BANDWIDTH, 64 << 20);
+	rig_start(&r);
+	while (tern_session_wait(r.s, 1) == -ETIMEDOUT) {
+		assert_int_equal(tern_session_stats(r.s, &st, sizeof(st)), 0);
+		looks += st.state == TERN_STATE_ACTIVE;
+		for (unsigned i = 0; i < st.nr_channels; i++)
+			assert_int_equal(tern_session_channel_stats(r.s, i, &c, sizeof(c)), 0);
+		assert_int_equal(tern_session_stats(r.d, &st, sizeof(st)), 0);
+		for (unsigned i = 0; i < st.nr_channels; i++)
+			assert_int_equal(tern_session_channel_stats(r.d, i, &c, sizeof(c)), 0);
+	}
+	assert_true(looks > 10);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	rig_fini(&r);
+}
+
 /* ----------------------------------------------------------------- allocation */
 
 /* Invariant 10: what was never touched exists on neither side afterwards. */
@@ -666,6 +694,7 @@ static const struct lane_case cases[] = {
 	LANE_CASE(hundreds_of_regions),
 	LANE_CASE(stale_pages_are_gone),
 	LANE_CASE(precopy_to_a_destination_that_could),
+	LANE_CASE(figures_at_any_time),
 	LANE_CASE(holes_stay_holes),
 	LANE_CASE(zero_pages_cost_no_contents),
 	LANE_CASE(sent_pages_that_become_zero),
