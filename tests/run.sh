@@ -223,7 +223,7 @@ test_plain()
 	build plain --buildtype=debugoptimized -Drdma=enabled || return
 	run_suites plain "$jobs" unit cli
 	run_suites plain "$jobs" integration
-	run_suites plain $((4 * jobs)) fault # they mostly wait for timeouts
+	run_suites plain $((2 * jobs)) fault # they mostly wait for timeouts
 	run_suites plain 1 perf
 }
 
@@ -335,7 +335,7 @@ test_asan_begin()
 {
 	asan_begun=1
 	build_asan || return
-	asan_suites $((4 * jobs)) fault
+	asan_suites $((2 * jobs)) fault
 	asan_suites "$jobs" unit cli integration
 }
 

@@ -445,6 +445,13 @@ static bool was_slow(struct scene *sc)
 					tern_session_state(sc->d) == TERN_STATE_SETUP);
 }
 
+/* Does the plot end the migration, after the handshake, whatever the fault does? */
+static bool fails_by_itself(const struct scene *sc)
+{
+	return sc->plot == SCENE_SOURCE_CANCELS || sc->plot == SCENE_SAVE_FAILS ||
+	       sc->plot == SCENE_LOAD_FAILS || sc->plot == SCENE_RESUME_FAILS;
+}
+
 /* The second attempt, without a fault. */
 static void try_again(struct scene *sc)
 {
@@ -487,6 +494,8 @@ void scene_play(struct scene *sc)
 		judge_unknown(sc, go_arrived);
 	sc->missed =
 		!fault_net_fired(sc->net) && !(sc->fired && sc->fired()) && !scene_completed(sc);
+	if (listening && fails_by_itself(sc)) /* it did not get as far as that */
+		sc->missed = true;
 	if (listening && !sc->missed)
 		try_again(sc);
 	if (atomic_load(&sc->pair.both_ran))
