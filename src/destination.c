@@ -506,6 +506,7 @@ static int run_guest(struct tern_session *s, struct tern_error *err)
 	};
 
 	link_send(&s->link, &msg, NULL);
+	session_announce(s);
 	monitor_lock(&s->mon);
 	s->stats.ledger_ns[TERN_LEDGER_RESUME] = msg.started.resume_ns;
 	monitor_unlock(&s->mon);
@@ -546,6 +547,7 @@ static void give_up(struct destination *d, const struct tern_error *err)
 		link_send_error(&s->link, &why, false);
 		link_drain(&s->link, SESSION_GRACE_MS);
 	}
+	session_notify(s, TERN_NOTICE_FAILED, NULL);
 	session_end(s, cancelled ? TERN_STATE_CANCELLED : TERN_STATE_FAILED,
 		    after_go ? TERN_OUTCOME_NEITHER : TERN_OUTCOME_SOURCE);
 }
@@ -557,6 +559,7 @@ static void finish(struct tern_session *s)
 	struct tern_error err;
 
 	error_clear(&err);
+	session_notify(s, TERN_NOTICE_DONE, NULL);
 	session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
 	if (s->postcopy)
 		return; /* BYE was seen, or does not matter */
@@ -570,6 +573,13 @@ static void finish(struct tern_session *s)
 			      err.message);
 		session_event(s, TERN_EVENT_WARNING, &warning);
 	}
+}
+
+/* The guest runs here and will never get the pages that it lacks. */
+static void lose_pages(struct tern_session *s)
+{
+	session_notify(s, TERN_NOTICE_FAILED, NULL);
+	session_end(s, TERN_STATE_FAILED, TERN_OUTCOME_DESTINATION);
 }
 
 static void tear_down(struct destination *d)
@@ -645,7 +655,7 @@ void destination_run(struct tern_session *s)
 	if (!r)
 		finish(s);
 	else if (s->postcopy && s->state == TERN_STATE_POSTCOPY_PAUSED)
-		session_end(s, TERN_STATE_FAILED, TERN_OUTCOME_DESTINATION);
+		lose_pages(s);
 	else
 		give_up(&d, &err);
 	tear_down(&d);

@@ -59,6 +59,13 @@ static unsigned wanted_channels(const struct tern_session *s)
 
 /* ------------------------------------------------------------------ source */
 
+/* Features that this source needs. */
+static uint64_t wanted_features(const struct tern_session *s)
+{
+	return (wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0) |
+	       (session_param(s, TERN_PARAM_SWITCHOVER_ACK) ? WIRE_FEATURE_SWITCHOVER_ACK : 0);
+}
+
 static int send_hello(struct tern_session *s, struct tern_error *err)
 {
 	struct wire_msg msg = {
@@ -67,8 +74,8 @@ static int send_hello(struct tern_session *s, struct tern_error *err)
 			.version_min = WIRE_VERSION_MIN,
 			.version_max = WIRE_VERSION_MAX,
 			.channels = wanted_channels(s),
-			.features = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0,
-			.features_required = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0,
+			.features = wanted_features(s),
+			.features_required = wanted_features(s),
 			.page_size = TERN_PAGE_SIZE,
 			.nr_regions = s->regions.nr,
 			.ram_bytes = region_bytes(&s->regions),
@@ -87,7 +94,7 @@ static int send_hello(struct tern_session *s, struct tern_error *err)
 static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *ack,
 			  struct tern_error *err)
 {
-	uint64_t offered = wants_postcopy(s) ? WIRE_FEATURE_POSTCOPY : 0;
+	uint64_t offered = wanted_features(s);
 
 	if (ack->version < WIRE_VERSION_MIN || ack->version > WIRE_VERSION_MAX)
 		return error_session(err, -EPROTO,
@@ -100,11 +107,14 @@ static int take_hello_ack(struct tern_session *s, const struct wire_hello_ack *a
 				     ", this source offered 0x%" PRIx64 " and needs them",
 				     ack->features, offered);
 	struct agreement chosen = { ack->channels, ack->chunk_bytes, ack->peer_timeout_ms };
-	int r = agree_take(s, &chosen, wanted_channels(s), offered, "HELLO_ACK", err);
+	int r = agree_take(s, &chosen, wanted_channels(s), wants_postcopy(s), "HELLO_ACK", err);
 
 	if (r)
 		return r;
 	atomic_store(&s->params[TERN_PARAM_CHUNK_BYTES], ack->chunk_bytes);
+	monitor_lock(&s->mon);
+	s->link.expects_ack = offered & WIRE_FEATURE_SWITCHOVER_ACK;
+	monitor_unlock(&s->mon);
 	return 0;
 }
 
@@ -398,8 +408,12 @@ int handshake_destination(struct tern_session *s, struct tern_error *err)
 		r = check_hello(s, &msg.hello, err);
 	if (!r && (msg.hello.features & WIRE_FEATURE_POSTCOPY))
 		r = make_placement(s, err);
-	if (!r)
+	if (!r) {
 		memcpy(s->session_id, msg.hello.session_id, sizeof(s->session_id));
+		monitor_lock(&s->mon);
+		s->ack_agreed = msg.hello.features & WIRE_FEATURE_SWITCHOVER_ACK;
+		monitor_unlock(&s->mon);
+	}
 	if (!r)
 		r = answer_hello(s, &msg.hello, err);
 	if (!r)

@@ -113,6 +113,21 @@ static int handle_wanted(struct link *l, const struct wire_wanted *w, struct ter
 	return fn(opaque, w, err);
 }
 
+/* The destination's VMM is ready for the switchover; that is looked at between rounds. */
+static int handle_ack(struct link *l, struct tern_error *err)
+{
+	monitor_lock(l->mon);
+	bool welcome = l->expects_ack && !l->acked;
+
+	l->acked = true;
+	monitor_broadcast(l->mon);
+	monitor_unlock(l->mon);
+	return welcome ? 0 :
+			 error_session(err, -EPROTO,
+				       "message SWITCHOVER_ACK from the peer, which was not asked "
+				       "for it, or has sent it before");
+}
+
 /* Check one received message and act on it.  0 or -errno with *err. */
 static int link_handle(struct link *l, const uint8_t *buf, size_t len, struct wire_msg *msg,
 		       struct tern_error *err)
@@ -143,6 +158,8 @@ static int link_handle(struct link *l, const uint8_t *buf, size_t len, struct wi
 		break;
 	case WIRE_PAGES_WANTED:
 		return handle_wanted(l, &msg->wanted, err);
+	case WIRE_SWITCHOVER_ACK:
+		return handle_ack(l, err);
 	default:
 		enqueue(l, msg);
 		break;

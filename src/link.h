@@ -61,6 +61,8 @@ struct link {
 	bool peer_error;        /* dead by an ERROR message … */
 	bool peer_started;      /* … that said so of its guest */
 	bool peer_cancel;       /* dead by a CANCEL message */
+	bool expects_ack;       /* SWITCHOVER_ACK may come … */
+	bool acked;             /* … and has come */
 	struct tern_error error;
 };
 

@@ -33,6 +33,7 @@ static const char *const mode_names[] = {
 
 static const char *const ledger_names[] = {
 	[TERN_LEDGER_PAUSE] = "pause",
+	[TERN_LEDGER_PRE_SWITCHOVER] = "pre_switchover",
 	[TERN_LEDGER_LAST_SYNC] = "last_sync",
 	[TERN_LEDGER_LAST_PAGES] = "last_pages",
 	[TERN_LEDGER_STATE_SAVE] = "state_save",
@@ -58,10 +59,21 @@ static const struct tern_param_info params[] = {
 	[TERN_PARAM_LOCK_BUDGET] = { "lock-budget", "bytes", 0, UINT64_MAX, 0 },
 	[TERN_PARAM_WINDOWS] = { "windows", "", 0, 1, 1 },
 	[TERN_PARAM_MODE] = { "mode", "", 0, TERN_MODE_NR - 1, TERN_MODE_PRECOPY },
-	[TERN_PARAM_PRECOPY_ROUNDS] = { "precopy-rounds", "", 1, 1000, 1 },
+	[TERN_PARAM_PRECOPY_ROUNDS] = { "precopy-rounds", "", 0, 1000, 1 },
 	[TERN_PARAM_MAX_POSTCOPY_BANDWIDTH] = { "max-postcopy-bandwidth", "bytes/s", 0,
 						UINT64_MAX, 0 },
 	[TERN_PARAM_FAULT_THREADS] = { "fault-threads", "", 1, FAULTS_THREADS_MAX, 1 },
+	[TERN_PARAM_PAUSE_BEFORE_SWITCHOVER] = { "pause-before-switchover", "", 0, 1, 0 },
+	[TERN_PARAM_SWITCHOVER_ACK] = { "switchover-ack", "", 0, 1, 0 },
+	[TERN_PARAM_AUTO_CONVERGE] = { "auto-converge", "", 0, 1, 0 },
+	[TERN_PARAM_THROTTLE_TRIGGER] = { "throttle-trigger-threshold", "%", 1, 100, 50 },
+	[TERN_PARAM_THROTTLE_INITIAL] = { "cpu-throttle-initial", "%", 1, 99, 20 },
+	[TERN_PARAM_THROTTLE_INCREMENT] = { "cpu-throttle-increment", "%", 1, 99, 10 },
+	[TERN_PARAM_THROTTLE_MAX] = { "max-cpu-throttle", "%", 1, 99, 99 },
+	[TERN_PARAM_ANNOUNCE_ROUNDS] = { "announce-rounds", "", 0, 1000, 5 },
+	[TERN_PARAM_ANNOUNCE_INITIAL_MS] = { "announce-initial", "ms", 0, 100000, 50 },
+	[TERN_PARAM_ANNOUNCE_STEP_MS] = { "announce-step", "ms", 0, 10000, 100 },
+	[TERN_PARAM_ANNOUNCE_MAX_MS] = { "announce-max", "ms", 0, 100000, 550 },
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))

@@ -5,7 +5,8 @@
  *	round 1  FIRST   all pages that exist, while the guest runs
  *	         SYNC    which were written meanwhile
  *	round 2  SEND    those
- *	         …       until converge_decide() says that the rest fits the downtime limit
+ *	         …       until converge_decide() says that the rest fits the downtime limit,
+ *	                 and the destination's VMM is ready, if that is asked for
  *
  * Every SEND ends with a fence on every channel, so a page of round n is placed
  * before round n + 1 touches it.
@@ -18,6 +19,8 @@
 
 /* A round of fewer bytes says nothing about bandwidth. */
 #define BANDWIDTH_MIN_BYTES (4u << 20)
+/* With nothing to do but to wait for SWITCHOVER_ACK, a round begins so often. */
+#define ACK_LOOK_MS 100
 
 int source_phase(struct source *src, enum sender_phase phase, bool final, struct tern_error *err)
 {
@@ -111,6 +114,54 @@ int source_send_round(struct source *src, bool final, struct tern_error *err)
 	return send_round_message(src, &round, err);
 }
 
+/* Slow the guest, or let go of it. */
+static void set_throttle(struct source *src, unsigned percent)
+{
+	struct tern_session *s = src->s;
+
+	src->throttle.percent = percent;
+	monitor_lock(&s->mon);
+	s->stats.throttle_percent = percent;
+	monitor_unlock(&s->mon);
+	int r = s->vm.throttle(s->vm_opaque, percent);
+
+	if (r >= 0)
+		return;
+	struct tern_error err;
+
+	error_clear(&err);
+	error_session(&err, r, "the VMM could not slow its guest by %u %%: %s", percent,
+		      error_name(r));
+	session_event(s, TERN_EVENT_WARNING, &err);
+}
+
+void source_unthrottle(struct source *src)
+{
+	if (src->throttle.percent)
+		set_throttle(src, 0);
+}
+
+/* @dirty_bytes were written since the last look: does the guest have to be slowed? */
+static void look_at_throttle(struct source *src, uint64_t dirty_bytes)
+{
+	struct tern_session *s = src->s;
+	const struct throttle_config config = {
+		.trigger = (unsigned)session_param(s, TERN_PARAM_THROTTLE_TRIGGER),
+		.initial = (unsigned)session_param(s, TERN_PARAM_THROTTLE_INITIAL),
+		.increment = (unsigned)session_param(s, TERN_PARAM_THROTTLE_INCREMENT),
+		.max = (unsigned)session_param(s, TERN_PARAM_THROTTLE_MAX),
+	};
+	unsigned before = src->throttle.percent;
+
+	if (!s->vm.throttle || !session_param(s, TERN_PARAM_AUTO_CONVERGE))
+		return;
+	unsigned percent = throttle_look(&src->throttle, &config, now_ns(), dirty_bytes,
+					 sender_bytes(s->sender));
+
+	if (percent != before)
+		set_throttle(src, percent);
+}
+
 /* How many pages the last SYNC left to send. */
 static void take_remaining(struct source *src)
 {
@@ -142,8 +193,32 @@ static int sync(struct source *src, struct converge *c, bool *done, struct tern_
 	s->stats.dirty_rate = per_second(bytes, src->last_sync_ns - since);
 	s->stats.expected_downtime_ns = c->expected_ns;
 	monitor_unlock(&s->mon);
+	if (!*done)
+		look_at_throttle(src, bytes);
 	session_event(s, TERN_EVENT_ROUND, NULL);
 	return 0;
+}
+
+/*
+ * Wait for SWITCHOVER_ACK, if it is asked for, but not beyond @deadline.  0: has come, or is
+ * not needed; -EAGAIN: not yet; or another -errno with *err.
+ */
+static int await_ack(struct tern_session *s, uint64_t deadline, struct tern_error *err)
+{
+	int r = 0;
+
+	if (!session_param(s, TERN_PARAM_SWITCHOVER_ACK))
+		return 0;
+	monitor_lock(&s->mon);
+	while (!r && !s->link.acked) {
+		r = session_check(s, err);
+		if (!r && now_ns() >= deadline)
+			r = -EAGAIN;
+		else if (!r)
+			session_wait_until(s, deadline);
+	}
+	monitor_unlock(&s->mon);
+	return r;
 }
 
 /* Is it time for postcopy, whether the rest fits or not? */
@@ -151,8 +226,15 @@ static bool enough_rounds(const struct source *src)
 {
 	const struct tern_session *s = src->s;
 
-	return session_param(s, TERN_PARAM_MODE) == TERN_MODE_HYBRID &&
-	       src->round >= session_param(s, TERN_PARAM_PRECOPY_ROUNDS);
+	uint64_t rounds = session_param(s, TERN_PARAM_PRECOPY_ROUNDS);
+
+	if (session_param(s, TERN_PARAM_MODE) != TERN_MODE_HYBRID)
+		return false;
+	monitor_lock(&src->s->mon);
+	bool requested = s->postcopy_requested;
+
+	monitor_unlock(&src->s->mon);
+	return requested || (rounds && src->round >= rounds);
 }
 
 int precopy_run(struct source *src, struct tern_error *err)
@@ -166,12 +248,19 @@ int precopy_run(struct source *src, struct tern_error *err)
 	monitor_unlock(&src->s->mon);
 	converge_init(&c);
 	src->last_sync_ns = now_ns();
+	throttle_begin(&src->throttle, src->last_sync_ns);
 	while (!r && !done) {
 		r = source_send_round(src, false, err);
 		if (!r && enough_rounds(src))
 			break;
 		if (!r)
 			r = sync(src, &c, &done, err);
+		if (r || !done)
+			continue;
+		/* Not ready there: go on with rounds, but not in a tight loop. */
+		r = await_ack(src->s, deadline_ns(ACK_LOOK_MS), err);
+		done = r != -EAGAIN;
+		r = done ? r : 0;
 	}
-	return r;
+	return r ? r : await_ack(src->s, NEVER_NS, err);
 }

@@ -16,6 +16,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "blockers.h"
 #include "error.h"
 #include "params.h"
 #include "placement.h"
@@ -113,6 +114,7 @@ void tern_session_delete(struct tern_session **sp)
 	monitor_unlock(&s->mon);
 	if (s->started)
 		pthread_join(s->thread, NULL);
+	session_announce_end(s);
 	if (s->listener)
 		s->listener->ops->listener_close(s->listener);
 	region_list_fini(&s->regions);
@@ -303,8 +305,13 @@ static int start(struct tern_session *s, enum tern_role role, const char *uri)
 
 	if (!r && role == TERN_DESTINATION)
 		r = destination_listen(s, &err);
-	if (!r)
+	if (!r && role == TERN_SOURCE)
+		r = blockers_begin(s->blockers, &err);
+	if (!r) {
 		r = start_thread(s, &err);
+		if (r && role == TERN_SOURCE)
+			blockers_end(s->blockers);
+	}
 	if (r)
 		session_fail(s, &err);
 	else
@@ -535,6 +542,12 @@ void session_wait_until(struct tern_session *s, uint64_t deadline)
 	monitor_wait(&s->mon, deadline);
 }
 
+/* Is SWITCHOVER_ACK to be sent? */
+static bool ack_is_due(const struct tern_session *s)
+{
+	return s->ack_agreed && s->ack_given && !s->ack_sent && s->state == TERN_STATE_ACTIVE;
+}
+
 int session_receive(struct tern_session *s, struct wire_msg *msg, uint64_t deadline,
 		    const char *what, struct tern_error *err)
 {
@@ -546,6 +559,14 @@ int session_receive(struct tern_session *s, struct wire_msg *msg, uint64_t deadl
 		if (s->cancel_requested && !s->point_of_no_return) {
 			r = session_check(s, err);
 			break;
+		}
+		if (ack_is_due(s)) {
+			s->ack_sent = true;
+			monitor_unlock(&s->mon);
+			/* If it fails the link is dead, which is found out below. */
+			(void)link_send_empty(&s->link, WIRE_SWITCHOVER_ACK, NULL);
+			monitor_lock(&s->mon);
+			continue;
 		}
 		r = link_take(&s->link, msg, err);
 		if (r > 0) {

@@ -64,6 +64,12 @@ struct tern_session {
 	struct region_list regions;
 	struct tern_vm_ops vm;
 	void *vm_opaque;
+	struct {
+		tern_notifier_fn *fn;
+		void *opaque;
+	} notifiers[TERN_NOTIFIERS_MAX];
+	unsigned nr_notifiers;
+	struct tern_blockers *blockers;
 	struct tern_dirty_ops user_dirty;
 	bool has_user_dirty;
 	void *dirty_opaque;
@@ -80,6 +86,8 @@ struct tern_session {
 	uint8_t session_id[TRANSPORT_SESSION_ID_LEN]; /* source: its own; destination: of the
 						       * source that was admitted */
 	pthread_t thread;
+	pthread_t announcer;     /* session thread; … */
+	bool announces;          /* … there is one */
 	pthread_mutex_t event_lock;
 
 	struct monitor mon;
@@ -107,7 +115,12 @@ struct tern_session {
 	const struct transport *recover_transport; /* … by this */
 	bool link_up;            /* destination: fault threads may use the link … */
 	unsigned requesting;     /* … and so many do */
-	bool abandoned;          /* a paused session is being deleted */
+	bool abandoned;          /* is being deleted: a paused session gives up */
+	bool postcopy_requested; /* source: no round after this one */
+	bool continue_requested; /* source: leave PRE_SWITCHOVER */
+	bool ack_agreed;         /* destination: the source waits for SWITCHOVER_ACK … */
+	bool ack_given;          /* … which the VMM has given … */
+	bool ack_sent;           /* … and which is on its way */
 	struct tern_postcopy_stats *postcopy_stats; /* what has no better home, and the final
 						     * figures */
 	struct cpus *first_cpus; /* what .cpus was before the device was known */
@@ -210,6 +223,20 @@ int session_expect(struct tern_session *s, enum wire_type type, struct wire_msg 
  * SESSION_GRACE_MS for its reason.  Returns the code.
  */
 int session_settle(struct tern_session *s, const struct tern_error *err);
+
+/*
+ * session_notify - tell the VMM's notifiers (session_control.c).  Session thread.
+ *
+ * 0; for SETUP and SWITCHOVER -errno with *err if one refuses.
+ */
+int session_notify(struct tern_session *s, enum tern_notice notice, struct tern_error *err);
+
+/*
+ * session_announce - begin to call the VMM's announce(); failing is no error (announce.c).
+ * session_announce_end - wait for the end of that, after .abandoned was set.
+ */
+void session_announce(struct tern_session *s);
+void session_announce_end(struct tern_session *s);
 
 /* session_stranger - count and report a connection that was turned away.  Any thread. */
 void session_stranger(struct tern_session *s, const struct tern_error *why);

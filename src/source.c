@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "blockers.h"
 #include "error.h"
 #include "pusher.h"
 
@@ -84,6 +85,7 @@ static void resume_guest(struct source *src)
 {
 	struct tern_session *s = src->s;
 
+	source_unthrottle(src);
 	if (!src->paused || !s->vm.resume)
 		return;
 	int r = s->vm.resume(s->vm_opaque);
@@ -119,6 +121,7 @@ static void back_out(struct source *src, const struct tern_error *err)
 		link_send_error(&s->link, &why, false);
 	if (tell)
 		link_drain(&s->link, SESSION_GRACE_MS);
+	session_notify(s, TERN_NOTICE_FAILED, NULL);
 	session_end(s, cancelled ? TERN_STATE_CANCELLED : TERN_STATE_FAILED, TERN_OUTCOME_SOURCE);
 }
 
@@ -149,6 +152,7 @@ static void stay_paused(struct source *src, const struct tern_error *err)
 	s->error = why; /* replaces what the channels met meanwhile */
 	s->error.phase = s->state;
 	monitor_unlock(&s->mon);
+	session_notify(s, TERN_NOTICE_FAILED, NULL);
 	session_end(s, TERN_STATE_FAILED, outcome);
 }
 
@@ -208,6 +212,7 @@ static void tear_down(struct source *src)
 		dirty_fini(&src->dirty);
 	if (src->has_populated)
 		populated_fini(&src->populated);
+	blockers_end(s->blockers);
 	monitor_lock(&s->mon);
 	s->ended = true;
 	monitor_broadcast(&s->mon);
@@ -224,14 +229,23 @@ static bool peer_cannot_run(struct tern_session *s)
 	return said;
 }
 
+/* All is at the destination, and the guest runs there. */
+static void complete(struct tern_session *s)
+{
+	session_notify(s, TERN_NOTICE_DONE, NULL);
+	session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
+}
+
 void source_run(struct tern_session *s)
 {
 	struct source src = { .s = s };
 	struct tern_error err;
 
 	error_clear(&err);
-	int r = prepare_local(&src, &err);
+	int r = session_notify(s, TERN_NOTICE_SETUP, &err);
 
+	if (!r)
+		r = prepare_local(&src, &err);
 	if (!r)
 		r = handshake_source_begin(s, &err);
 	if (!r) /* while the destination compares the regions */
@@ -252,6 +266,7 @@ void source_run(struct tern_session *s)
 		error_clear(&err);
 		r = postcopy_run(&src, r ? &lost : NULL, &err);
 		if (r) {
+			session_notify(s, TERN_NOTICE_FAILED, NULL);
 			session_end(s, TERN_STATE_FAILED,
 				    src.started ? TERN_OUTCOME_DESTINATION :
 						  TERN_OUTCOME_UNKNOWN);
@@ -260,7 +275,7 @@ void source_run(struct tern_session *s)
 		}
 	}
 	if (!r)
-		session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
+		complete(s);
 	else if (s->point_of_no_return)
 		stay_paused(&src, &err);
 	else

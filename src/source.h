@@ -16,6 +16,7 @@
 #include "populated.h"
 #include "sender.h"
 #include "session.h"
+#include "throttle.h"
 
 /* The peer answers keep-alive but not READY, STARTED, or COMPLETE: so many peer timeouts. */
 #define SOURCE_PATIENCE 6
@@ -35,6 +36,7 @@ struct source {
 	uint64_t remaining_pages;
 	uint64_t bandwidth;  /* bytes/s of the last round that moved enough to tell */
 	uint64_t last_sync_ns;
+	struct throttle throttle;
 };
 
 /* source_phase - run a phase on all workers and wait.  0 or -errno with *err. */
@@ -53,8 +55,15 @@ int source_start_workers(struct source *src, struct tern_error *err);
 /* source_stop_workers - end them and keep their figures; the connection was aborted or is idle. */
 void source_stop_workers(struct source *src);
 
-/* precopy_run - rounds until the remainder fits the downtime limit. */
+/*
+ * precopy_run - rounds until the remainder fits the downtime limit.
+ *
+ * It may leave the guest slowed.
+ */
 int precopy_run(struct source *src, struct tern_error *err);
+
+/* source_unthrottle - the guest is slowed no more. */
+void source_unthrottle(struct source *src);
 
 /*
  * switchover_run - pause, last round, device state, READY, GO, STARTED.

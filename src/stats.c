@@ -262,6 +262,7 @@ static json_t *figures_json(const struct tern_stats *st)
 		{ "device_port", json_integer(st->device_port) },
 		{ "device_node", json_integer(st->device_node) },
 		{ "cpus", json_string(st->cpus) },
+		{ "throttle_percent", json_integer((json_int_t)st->throttle_percent) },
 		{ "mode", json_string(tern_mode_name((enum tern_mode)st->mode)) },
 		{ "total_ms", json_real(ms(st->total_ns)) },
 		{ "connected_ms",

@@ -4,7 +4,7 @@
  * ever runs the guest (invariant 1):
  *
  *	source                                   destination
- *	pause the guest
+ *	pause the guest; with pause-before-switchover wait until the VMM says so
  *	last look at the dirty log
  *	last round, fence; with postcopy instead: MISSING (without a round everything
  *	is missing, and it went before the pause), POSTCOPY
@@ -190,6 +190,40 @@ static int hand_over(struct source *src, struct lap *l, struct tern_error *err)
 	return 0;
 }
 
+/* The guest is paused: the VMM may do what it wants to do now, and says when it is done. */
+static int hold(struct tern_session *s, struct tern_error *err)
+{
+	int r = 0;
+
+	session_set_state(s, TERN_STATE_PRE_SWITCHOVER);
+	monitor_lock(&s->mon);
+	while (!r && !s->continue_requested) {
+		r = session_check(s, err);
+		if (!r)
+			session_wait_until(s, NEVER_NS);
+	}
+	monitor_unlock(&s->mon);
+	return r;
+}
+
+/* Pause the guest, and ask those in the VMM who may still refuse. */
+static int stop_guest(struct source *src, struct lap *l, struct tern_error *err)
+{
+	struct tern_session *s = src->s;
+	int r = pause_guest(src, err);
+
+	if (!r)
+		source_unthrottle(src);
+	if (!r)
+		r = session_notify(s, TERN_NOTICE_SWITCHOVER, err);
+	lap(l, TERN_LEDGER_PAUSE);
+	if (r || !session_param(s, TERN_PARAM_PAUSE_BEFORE_SWITCHOVER))
+		return r;
+	r = hold(s, err);
+	lap(l, TERN_LEDGER_PRE_SWITCHOVER);
+	return r;
+}
+
 int switchover_run(struct source *src, struct tern_error *err)
 {
 	struct tern_session *s = src->s;
@@ -197,11 +231,10 @@ int switchover_run(struct source *src, struct tern_error *err)
 	struct lap l = { .s = s, .last = now_ns() };
 
 	if (!r)
-		r = pause_guest(src, err);
+		r = stop_guest(src, &l, err);
 	if (r)
 		return r;
 	session_set_state(s, TERN_STATE_DEVICE);
-	lap(&l, TERN_LEDGER_PAUSE);
 	if (src->tracking)
 		r = last_sync(src, err);
 	lap(&l, TERN_LEDGER_LAST_SYNC);

@@ -268,6 +268,7 @@ static const struct message messages[] = {
 	[WIRE_COMPLETE] = { "COMPLETE", DESTINATION, no_fields },
 	[WIRE_RECOVER] = { "RECOVER", SOURCE, recover_fields },
 	[WIRE_RECOVER_ACK] = { "RECOVER_ACK", DESTINATION, recover_ack_fields },
+	[WIRE_SWITCHOVER_ACK] = { "SWITCHOVER_ACK", DESTINATION, no_fields },
 };
 
 _Static_assert(sizeof(messages) / sizeof(messages[0]) == WIRE_TYPE_NR,

@@ -28,7 +28,8 @@ struct tern_error;
 
 /* Optional features, bits of HELLO.features. */
 #define WIRE_FEATURE_POSTCOPY 1ull /* the guest may run before all RAM is here */
-#define WIRE_FEATURES_KNOWN WIRE_FEATURE_POSTCOPY
+#define WIRE_FEATURE_SWITCHOVER_ACK 2ull /* the source waits for the destination's VMM */
+#define WIRE_FEATURES_KNOWN (WIRE_FEATURE_POSTCOPY | WIRE_FEATURE_SWITCHOVER_ACK)
 
 /* Control messages.  The numbers are the protocol's. */
 enum wire_type {
@@ -54,6 +55,8 @@ enum wire_type {
 	WIRE_COMPLETE = 19,  /* destination: nothing is missing any more */
 	WIRE_RECOVER = 20,   /* source, in place of HELLO: go on after a lost link */
 	WIRE_RECOVER_ACK = 21, /* destination: what was agreed; MISSING follow */
+	/* With WIRE_FEATURE_SWITCHOVER_ACK: */
+	WIRE_SWITCHOVER_ACK = 22, /* destination: its VMM is ready for the switchover */
 	WIRE_TYPE_NR,
 };
 

@@ -35,6 +35,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 struct tern_session;
+struct tern_blockers;
 
 enum tern_role {
 	TERN_SOURCE,
@@ -92,11 +93,27 @@ enum tern_param {
 	TERN_PARAM_WINDOWS,          /* RDMA: give the peer access to guest RAM by memory
 				      * windows where device and peer can (0/1) */
 	TERN_PARAM_MODE,             /* source: enum tern_mode */
-	TERN_PARAM_PRECOPY_ROUNDS,   /* source, hybrid: rounds before the switchover */
+	TERN_PARAM_PRECOPY_ROUNDS,   /* source, hybrid: rounds before the switchover; 0: until
+				      * tern_session_start_postcopy(), or the rest fits */
 	TERN_PARAM_MAX_POSTCOPY_BANDWIDTH, /* source: bytes per second for pages that nobody
 				      * has asked for, after the switchover; 0: no limit */
 	TERN_PARAM_FAULT_THREADS,    /* destination: threads that serve the guest's page
 				      * faults in postcopy */
+	TERN_PARAM_PAUSE_BEFORE_SWITCHOVER, /* source: wait in PRE_SWITCHOVER, guest paused, for
+				      * tern_session_continue() (0/1) */
+	TERN_PARAM_SWITCHOVER_ACK,   /* source: no switchover before the destination's VMM has
+				      * called tern_session_switchover_ack() (0/1) */
+	TERN_PARAM_AUTO_CONVERGE,    /* source: slow the guest by throttle() when it writes faster
+				      * than its pages can be sent (0/1) */
+	TERN_PARAM_THROTTLE_TRIGGER, /* … when so many percent of what was sent is dirty again */
+	TERN_PARAM_THROTTLE_INITIAL, /* … by so many percent at first … */
+	TERN_PARAM_THROTTLE_INCREMENT, /* … then by so many more each time … */
+	TERN_PARAM_THROTTLE_MAX,     /* … up to this */
+	TERN_PARAM_ANNOUNCE_ROUNDS,  /* destination: how often announce() is called, the first
+				      * time at once; 0: never */
+	TERN_PARAM_ANNOUNCE_INITIAL_MS, /* … then after so long … */
+	TERN_PARAM_ANNOUNCE_STEP_MS, /* … and each time so much longer … */
+	TERN_PARAM_ANNOUNCE_MAX_MS,  /* … but never longer than this */
 	TERN_PARAM_NR,
 };
 
@@ -270,13 +287,49 @@ int tern_session_set_dirty_ops(struct tern_session *s, const struct tern_dirty_o
 			       void *opaque);
 int tern_session_set_event_handler(struct tern_session *s, tern_event_fn *fn, void *opaque);
 
+/* What a notifier is told; see tern_session_add_notifier(). */
+enum tern_notice {
+	TERN_NOTICE_SETUP = 0,  /* source: a migration begins; nothing has happened yet */
+	TERN_NOTICE_SWITCHOVER, /* source: the guest is paused, its state not saved yet */
+	TERN_NOTICE_DONE,       /* the guest runs at the destination */
+	TERN_NOTICE_FAILED,     /* failed or cancelled; see tern_session_outcome() for where the
+				 * guest is.  A source's guest runs on already. */
+	TERN_NOTICE_NR,
+};
+
+/*
+ * Called on the session's thread, no lock held.  A negative errno value for SETUP or
+ * SWITCHOVER ends the migration, the guest running on at the source; for the others the
+ * result is ignored.
+ */
+typedef int tern_notifier_fn(void *opaque, enum tern_notice notice);
+
+#define TERN_NOTIFIERS_MAX 32u
+
+/*
+ * tern_session_add_notifier - another part of the VMM wants to know.
+ *
+ * They are called in the order of adding; after one that refuses, the rest are not asked.
+ * Each hears DONE or FAILED exactly once, if the session was started.
+ * Returns 0, -EINVAL (no function), -ENOSPC (TERN_NOTIFIERS_MAX), -EBUSY once started.
+ */
+int tern_session_add_notifier(struct tern_session *s, tern_notifier_fn *fn, void *opaque);
+
+/*
+ * tern_session_set_blockers - source: do not migrate while something forbids it.
+ *
+ * See <tern/blockers.h>.  @b must outlive the session; NULL takes it back.  Returns 0, or
+ * -EBUSY once started.
+ */
+int tern_session_set_blockers(struct tern_session *s, struct tern_blockers *b);
+
 /*
  * tern_session_connect - source: start the migration to @uri.
  *
  * Checks the URI and the configuration, starts the session's thread and
  * returns; connecting itself happens there.  Returns 0, -EINVAL (URI, no
- * region, role), -EBUSY (started before), -EPROTONOSUPPORT (transport not in
- * this build), -ENOMEM, -EAGAIN (no thread).
+ * region, role), -EBUSY (started before), -EPERM (blocked: the session's error has the
+ * reasons), -EPROTONOSUPPORT (transport not in this build), -ENOMEM, -EAGAIN (no thread).
  */
 int tern_session_connect(struct tern_session *s, const char *uri);
 
@@ -309,6 +362,31 @@ int tern_session_uri(const struct tern_session *s, char *buf, size_t size);
  * then belongs to the destination, -ESRCH if not started or already ended.
  */
 int tern_session_cancel(struct tern_session *s);
+
+/*
+ * tern_session_start_postcopy - source, TERN_MODE_HYBRID: no further precopy round.
+ *
+ * The switchover begins when the round that is under way has ended.  Returns 0 (also if it
+ * was called before), -EINVAL (a destination, or another mode), -ESRCH (not started, or
+ * ended), -EBUSY (the switchover has begun).  Any thread; never blocks.
+ */
+int tern_session_start_postcopy(struct tern_session *s);
+
+/*
+ * tern_session_continue - source, in PRE_SWITCHOVER: go on with the switchover.
+ *
+ * Returns 0, -EINVAL (a destination), -EBUSY (in another state).  Any thread; never blocks.
+ */
+int tern_session_continue(struct tern_session *s);
+
+/*
+ * tern_session_switchover_ack - destination: this VMM is ready for the switchover.
+ *
+ * A source with TERN_PARAM_SWITCHOVER_ACK goes on with its rounds until then; others take no
+ * notice.  May be called at any time, before a source has come too, and more than once.
+ * Returns 0, or -EINVAL (a source).  Any thread; never blocks.
+ */
+int tern_session_switchover_ack(struct tern_session *s);
 
 /*
  * tern_session_recover - source, in POSTCOPY_PAUSED: connect to the destination again.

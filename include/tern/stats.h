@@ -23,6 +23,7 @@ extern "C" {
  */
 enum tern_ledger_step {
 	TERN_LEDGER_PAUSE = 0,      /* pause() callback */
+	TERN_LEDGER_PRE_SWITCHOVER, /* waiting for tern_session_continue() */
 	TERN_LEDGER_LAST_SYNC,      /* last look at the dirty log */
 	TERN_LEDGER_LAST_PAGES,     /* last dirty pages sent and placed; with postcopy: the list
 				     * of missing pages sent */
@@ -74,7 +75,7 @@ struct tern_stats {
 	uint64_t connected_ns;       /* source: from connect() to the control connection; 0: none
 				      * yet */
 	uint32_t mode;               /* enum tern_mode; destination: PRECOPY or POSTCOPY */
-	uint32_t reserved;
+	uint32_t throttle_percent;   /* source: the guest is slowed by so much now */
 	uint64_t postcopy_ns;        /* from the destination's resume until nothing was missing,
 				      * or until now */
 };

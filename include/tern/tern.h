@@ -4,6 +4,7 @@
 
 /* libtern: live migration of virtual machines over RDMA or TCP. */
 
+#include <tern/blockers.h>
 #include <tern/error.h>
 #include <tern/region.h>
 #include <tern/session.h>

@@ -6,8 +6,8 @@
  * What a VMM gives the library: callbacks to pause and resume the guest, to
  * save and load device state, and, if it keeps one, its dirty log.
  *
- * All struct tern_vm_ops callbacks are called on the session's own thread, one
- * at a time, with no lock of the library held; they may block, and the time
+ * All struct tern_vm_ops callbacks but announce() are called on the session's own
+ * thread, one at a time, with no lock of the library held; they may block, and the time
  * they take is part of the downtime ledger.  They must not call
  * tern_session_delete() or tern_session_wait().  Each returns 0 or a negative
  * errno value; a failure before GO ends the migration with the source guest
@@ -51,6 +51,22 @@ struct tern_vm_ops {
 	 * State left unread is an error.
 	 */
 	int (*load)(void *opaque, struct tern_state_reader *r);
+
+	/*
+	 * Source, TERN_PARAM_AUTO_CONVERGE: let every vCPU run only 100 - @percent
+	 * percent of the time; 0: at full speed again, which is also said after the
+	 * guest was paused and before it is resumed.  NULL: it cannot be slowed.
+	 */
+	int (*throttle)(void *opaque, unsigned percent);
+
+	/*
+	 * Destination, the guest runs here: tell the network where it is now
+	 * (gratuitous ARP, RARP, unsolicited neighbour advertisements).  Called
+	 * TERN_PARAM_ANNOUNCE_ROUNDS times, @round counting from 0, because such
+	 * packets get lost.  On a thread of its own, also after the session has
+	 * completed; tern_session_delete() ends it.  The result is ignored.
+	 */
+	int (*announce)(void *opaque, unsigned round);
 };
 
 /*

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Setup failures are not what is being tested: say so and stop. */
@@ -110,9 +111,28 @@ static uint8_t *written_page(const struct testvm *vm, uint8_t *ram, uint64_t t)
 	return ram + (vm->working_first + mix(t) % vm->working_set) * TERN_PAGE_SIZE;
 }
 
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
+}
+
+/* Sleep so much that the writer has run for 100 - throttle percent of the time since @begin. */
+static void keep_to_throttle(const struct testvm *vm, uint64_t *begin)
+{
+	unsigned percent = atomic_load(&vm->throttle);
+
+	if (percent)
+		usleep((unsigned)((now_us() - *begin) * percent / (100 - percent)));
+	*begin = now_us();
+}
+
 static void *writer(void *arg)
 {
 	struct testvm *vm = arg;
+	uint64_t begin = now_us();
 
 	while (atomic_load(&vm->run)) {
 		uint64_t t = vm->ticks++;
@@ -120,6 +140,8 @@ static void *writer(void *arg)
 		write_page(written_page(vm, vm->ram[0], t), t);
 		if (vm->pause_us)
 			usleep(vm->pause_us);
+		if (t % 64 == 0)
+			keep_to_throttle(vm, &begin);
 	}
 	return NULL;
 }
@@ -217,6 +239,27 @@ static int vm_load(void *opaque, struct tern_state_reader *rd)
 	return r;
 }
 
+static int vm_throttle(void *opaque, unsigned percent)
+{
+	struct testvm *vm = opaque;
+	unsigned nr = atomic_load(&vm->nr_throttles);
+
+	if (nr < TESTVM_THROTTLES_MAX)
+		vm->throttles[nr] = percent;
+	atomic_store(&vm->throttle, percent);
+	atomic_store(&vm->nr_throttles, nr + 1);
+	return 0;
+}
+
+static int vm_announce(void *opaque, unsigned round)
+{
+	struct testvm *vm = opaque;
+
+	if (round == atomic_load(&vm->announces)) /* they count up */
+		atomic_fetch_add(&vm->announces, 1);
+	return -EIO; /* is of no consequence */
+}
+
 struct tern_session *testvm_session(struct testvm *vm, enum tern_role role)
 {
 	static const struct tern_vm_ops ops = {
@@ -224,6 +267,8 @@ struct tern_session *testvm_session(struct testvm *vm, enum tern_role role)
 		.resume = vm_resume,
 		.save = vm_save,
 		.load = vm_load,
+		.throttle = vm_throttle,
+		.announce = vm_announce,
 	};
 	struct tern_session *s;
 	uint64_t gpa = 0;

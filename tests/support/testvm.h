@@ -23,6 +23,8 @@ enum testvm_backing {
 	TESTVM_HUGETLB, /* 2 MiB pages */
 };
 
+#define TESTVM_THROTTLES_MAX 64u
+
 /* May live in memory shared between processes. */
 struct testvm_pair {
 	atomic_int running;      /* guests that run now */
@@ -55,6 +57,11 @@ struct testvm {
 	void (*on_load)(void *);
 	void (*on_resume)(void *);
 	void *hook_opaque;
+
+	atomic_uint throttle; /* percent; the writer keeps to it */
+	unsigned throttles[TESTVM_THROTTLES_MAX]; /* what throttle() was told, in order … */
+	atomic_uint nr_throttles; /* … and how often */
+	atomic_uint announces;
 
 	/* What happened. */
 	atomic_int pauses, resumes, saves, loads;

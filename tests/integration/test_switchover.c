@@ -1,0 +1,478 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What a VMM can have a say in: the pause before the switchover, the destination's
+ * acknowledgement, the time of postcopy, notifiers, blockers, the throttle, announcing.
+ * Over every transport.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include <tern/blockers.h>
+
+#include "monitor.h"
+#include "postcopy_rig.h"
+
+#define HISTORY_MAX 16u
+
+static const uint64_t few_pages[] = { 4096 };
+
+/* A guest that writes now and then, which ends by itself. */
+static void calm_rig(struct rig *r, void **state)
+{
+	rig_init(r, state, TESTVM_MEMFD, 1, few_pages, 1);
+	r->src.working_set = r->dst.working_set = 512;
+	r->src.pause_us = r->dst.pause_us = 200;
+	rig_sessions(r, TERN_MODE_PRECOPY);
+}
+
+/* One that writes faster than 32 MiB/s, which is what may be sent, with 1 ms of downtime. */
+static void wild_rig(struct rig *r, void **state, enum tern_mode mode)
+{
+	rig_init(r, state, TESTVM_MEMFD, 1, few_pages, 1);
+	r->src.working_set = r->dst.working_set = few_pages[0];
+	rig_sessions(r, mode);
+	tern_session_set(r->s, TERN_PARAM_MAX_BANDWIDTH, 32 << 20);
+	tern_session_set(r->s, TERN_PARAM_DOWNTIME_LIMIT_MS, 1);
+}
+
+static uint64_t ledger_sum(const struct tern_stats *st)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < TERN_LEDGER_NR; i++)
+		sum += st->ledger_ns[i];
+	return sum;
+}
+
+static void await_rounds(struct rig *r, unsigned nr)
+{
+	uint64_t until = deadline_ns(RIG_WAIT_MS);
+	struct tern_stats st;
+
+	do {
+		assert_int_equal(tern_session_stats(r->s, &st, sizeof(st)), 0);
+		assert_true(now_ns() < until);
+		usleep(1000);
+	} while (st.nr_rounds < nr);
+}
+
+/* ------------------------------------------------------ pause-before-switchover */
+
+static void pause_and_continue(void **state)
+{
+	struct tern_stats st;
+	uint64_t ticks;
+	struct rig r;
+
+	calm_rig(&r, state);
+	tern_session_set(r.s, TERN_PARAM_PAUSE_BEFORE_SWITCHOVER, 1);
+	assert_int_equal(tern_session_continue(r.s), -EBUSY);
+	assert_int_equal(tern_session_continue(r.d), -EINVAL);
+	rig_start(&r);
+	rig_await_state(&r, r.s, TERN_STATE_PRE_SWITCHOVER);
+	ticks = r.src.ticks;
+	usleep(50000);
+	assert_int_equal(r.src.ticks, ticks); /* it is paused */
+	assert_int_equal(atomic_load(&r.src.saves), 0);
+	assert_int_equal(tern_session_state(r.s), TERN_STATE_PRE_SWITCHOVER);
+	assert_int_equal(tern_session_continue(r.s), 0);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	assert_int_equal(tern_session_continue(r.s), -EBUSY);
+	tern_session_stats(r.s, &st, sizeof(st));
+	assert_true(st.ledger_ns[TERN_LEDGER_PRE_SWITCHOVER] >= 50000000);
+	assert_int_equal(ledger_sum(&st), st.downtime_ns);
+	rig_fini(&r);
+}
+
+static void pause_before_postcopy(void **state)
+{
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_MEMFD, 1, few_pages, 1);
+	r.src.working_set = r.dst.working_set = 512;
+	rig_sessions(&r, TERN_MODE_POSTCOPY);
+	tern_session_set(r.s, TERN_PARAM_PAUSE_BEFORE_SWITCHOVER, 1);
+	rig_start(&r);
+	rig_await_state(&r, r.s, TERN_STATE_PRE_SWITCHOVER);
+	assert_int_equal(tern_session_continue(r.s), 0);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	rig_fini(&r);
+}
+
+static void cancel_while_paused(void **state)
+{
+	struct rig r;
+
+	calm_rig(&r, state);
+	tern_session_set(r.s, TERN_PARAM_PAUSE_BEFORE_SWITCHOVER, 1);
+	rig_start(&r);
+	rig_await_state(&r, r.s, TERN_STATE_PRE_SWITCHOVER);
+	assert_int_equal(tern_session_cancel(r.s), 0);
+	rig_wait(&r);
+	assert_int_equal(tern_session_state(r.s), TERN_STATE_CANCELLED);
+	rig_assert_source_runs(&r);
+	rig_fini(&r);
+}
+
+/* Nobody says that it may go on: the migration's own time limit counts. */
+static void paused_for_too_long(void **state)
+{
+	struct rig r;
+
+	calm_rig(&r, state);
+	tern_session_set(r.s, TERN_PARAM_PAUSE_BEFORE_SWITCHOVER, 1);
+	tern_session_set(r.s, TERN_PARAM_TIMEOUT_MS, 1500);
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_error(r.s, -ETIMEDOUT, "timeout");
+	rig_assert_source_runs(&r);
+	rig_fini(&r);
+}
+
+/* -------------------------------------------------------------- switchover-ack */
+
+static void rounds_until_acknowledged(void **state)
+{
+	enum tern_mode modes[] = { TERN_MODE_PRECOPY, TERN_MODE_HYBRID, TERN_MODE_POSTCOPY };
+
+	for (int i = 0; i < 3; i++) {
+		struct rig r;
+
+		rig_init(&r, state, TESTVM_MEMFD, 1, few_pages, 1);
+		r.src.working_set = r.dst.working_set = 512;
+		r.src.pause_us = r.dst.pause_us = 200;
+		rig_sessions(&r, modes[i]);
+		tern_session_set(r.s, TERN_PARAM_SWITCHOVER_ACK, 1);
+		rig_start(&r);
+		rig_await_state(&r, r.s, TERN_STATE_ACTIVE);
+		if (modes[i] == TERN_MODE_PRECOPY)
+			await_rounds(&r, 4); /* they go on */
+		usleep(20000);
+		assert_int_equal(tern_session_state(r.s), TERN_STATE_ACTIVE);
+		assert_int_equal(atomic_load(&r.src.pauses), 0);
+		assert_int_equal(tern_session_switchover_ack(r.s), -EINVAL);
+		assert_int_equal(tern_session_switchover_ack(r.d), 0);
+		assert_int_equal(tern_session_switchover_ack(r.d), 0);
+		rig_wait(&r);
+		rig_assert_moved(&r);
+		rig_fini(&r);
+	}
+}
+
+/* Before anybody has connected, and where nobody asked for it. */
+static void acknowledged_early(void **state)
+{
+	for (int wanted = 0; wanted < 2; wanted++) {
+		struct rig r;
+
+		calm_rig(&r, state);
+		tern_session_set(r.s, TERN_PARAM_SWITCHOVER_ACK, (uint64_t)wanted);
+		assert_int_equal(tern_session_switchover_ack(r.d), 0);
+		rig_start(&r);
+		rig_wait(&r);
+		rig_assert_moved(&r);
+		rig_fini(&r);
+	}
+}
+
+static void never_acknowledged(void **state)
+{
+	struct rig r;
+
+	calm_rig(&r, state);
+	tern_session_set(r.s, TERN_PARAM_SWITCHOVER_ACK, 1);
+	tern_session_set(r.s, TERN_PARAM_TIMEOUT_MS, 1500);
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_error(r.s, -ETIMEDOUT, "timeout");
+	assert_int_equal(atomic_load(&r.src.pauses), 0);
+	rig_assert_source_runs(&r);
+	rig_fini(&r);
+}
+
+/* -------------------------------------------------------------- start_postcopy */
+
+static void postcopy_when_asked(void **state)
+{
+	struct tern_stats st;
+	struct rig r;
+
+	wild_rig(&r, state, TERN_MODE_HYBRID);
+	assert_int_equal(tern_session_set(r.s, TERN_PARAM_PRECOPY_ROUNDS, 0), 0);
+	assert_int_equal(tern_session_start_postcopy(r.s), -ESRCH);
+	assert_int_equal(tern_session_start_postcopy(r.d), -EINVAL);
+	rig_start(&r);
+	await_rounds(&r, 3);
+	assert_int_equal(tern_session_state(r.s), TERN_STATE_ACTIVE);
+	assert_int_equal(tern_session_start_postcopy(r.s), 0);
+	assert_int_equal(tern_session_set(r.s, TERN_PARAM_MAX_BANDWIDTH, 0), 0);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	tern_session_stats(r.d, &st, sizeof(st));
+	assert_int_equal(st.mode, TERN_MODE_POSTCOPY);
+	assert_int_equal(tern_session_start_postcopy(r.s), -ESRCH);
+	rig_fini(&r);
+}
+
+static void postcopy_in_precopy_mode(void **state)
+{
+	struct rig r;
+
+	calm_rig(&r, state);
+	rig_start(&r);
+	assert_int_equal(tern_session_start_postcopy(r.s), -EINVAL);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	rig_fini(&r);
+}
+
+/* ------------------------------------------------------------------- notifiers */
+
+struct listener {
+	struct rig *rig;
+	struct tern_session *const *session;
+	enum tern_notice refuse; /* TERN_NOTICE_NR: none */
+	int code;
+	enum tern_notice heard[HISTORY_MAX];
+	bool source_ran[HISTORY_MAX];
+	atomic_uint nr;
+};
+
+static int listen_in(void *opaque, enum tern_notice notice)
+{
+	struct listener *l = opaque;
+	unsigned i = atomic_fetch_add(&l->nr, 1);
+
+	assert_true(i < HISTORY_MAX);
+	l->heard[i] = notice;
+	l->source_ran[i] = l->rig->src.is_running;
+	return notice == l->refuse ? l->code : 0;
+}
+
+static void assert_heard(const struct listener *l, unsigned nr, const enum tern_notice *want)
+{
+	assert_int_equal(atomic_load(&l->nr), nr);
+	for (unsigned i = 0; i < nr; i++)
+		assert_int_equal(l->heard[i], want[i]);
+}
+
+static void notices_in_order(void **state)
+{
+	const enum tern_notice source[] = { TERN_NOTICE_SETUP, TERN_NOTICE_SWITCHOVER,
+					    TERN_NOTICE_DONE };
+	const enum tern_notice destination[] = { TERN_NOTICE_DONE };
+	struct listener a, b, c;
+	struct rig r;
+
+	calm_rig(&r, state);
+	a = b = c = (struct listener){ .rig = &r, .refuse = TERN_NOTICE_NR };
+	assert_int_equal(tern_session_add_notifier(r.s, NULL, NULL), -EINVAL);
+	assert_int_equal(tern_session_add_notifier(r.s, listen_in, &a), 0);
+	assert_int_equal(tern_session_add_notifier(r.s, listen_in, &b), 0);
+	assert_int_equal(tern_session_add_notifier(r.d, listen_in, &c), 0);
+	rig_start(&r);
+	assert_int_equal(tern_session_add_notifier(r.s, listen_in, &b), -EBUSY);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	assert_heard(&a, 3, source);
+	assert_heard(&b, 3, source);
+	assert_heard(&c, 1, destination);
+	assert_true(a.source_ran[0] && !a.source_ran[1]);
+	rig_fini(&r);
+}
+
+static void a_notifier_refuses(void **state)
+{
+	const enum tern_notice at_setup[] = { TERN_NOTICE_SETUP, TERN_NOTICE_FAILED };
+	const enum tern_notice at_switchover[] = { TERN_NOTICE_SETUP, TERN_NOTICE_SWITCHOVER,
+						   TERN_NOTICE_FAILED };
+	const enum tern_notice only_failed[] = { TERN_NOTICE_FAILED };
+
+	for (int i = 0; i < 2; i++) {
+		struct listener a, b;
+		struct rig r;
+
+		calm_rig(&r, state);
+		a = b = (struct listener){ .rig = &r, .refuse = TERN_NOTICE_NR };
+		a.refuse = i ? TERN_NOTICE_SWITCHOVER : TERN_NOTICE_SETUP;
+		a.code = -EBADMSG;
+		tern_session_add_notifier(r.s, listen_in, &a);
+		tern_session_add_notifier(r.s, listen_in, &b);
+		rig_start(&r);
+		assert_int_equal(tern_session_wait(r.s, RIG_WAIT_MS), -EBADMSG);
+		rig_assert_error(r.s, -EBADMSG, i ? "refused the switchover" : "refused the setup");
+		tern_session_cancel(r.d);
+		rig_wait(&r);
+		rig_assert_source_runs(&r);
+		if (i) {
+			assert_heard(&a, 3, at_switchover);
+			assert_int_equal(atomic_load(&b.nr),
+					 2); /* not asked about the switchover */
+			assert_true(a.source_ran[2]);
+		} else {
+			assert_heard(&a, 2, at_setup);
+			assert_heard(&b, 1, only_failed);
+		}
+		rig_fini(&r);
+	}
+}
+
+/* -------------------------------------------------------------------- blockers */
+
+static void blocked_and_not(void **state)
+{
+	struct tern_blockers *b;
+	struct rig r;
+	int id;
+
+	calm_rig(&r, state);
+	assert_int_equal(tern_blockers_new(&b), 0);
+	id = tern_blockers_add(b, "device gpu0 cannot be moved");
+	assert_int_equal(tern_session_set_blockers(r.s, b), 0);
+	tern_session_set(r.s, TERN_PARAM_PAUSE_BEFORE_SWITCHOVER, 1);
+	assert_int_equal(lane_listen(&r.lane, r.d), 0);
+	testvm_start(&r.src);
+	assert_int_equal(lane_connect(&r.lane, r.s, r.d), -EPERM);
+	rig_assert_error(r.s, -EPERM, "device gpu0 cannot be moved");
+	assert_int_equal(tern_blockers_remove(b, id), 0);
+	assert_int_equal(lane_connect(&r.lane, r.s, r.d), 0);
+	rig_await_state(&r, r.s, TERN_STATE_PRE_SWITCHOVER);
+	assert_int_equal(tern_blockers_add(b, "too late"), -EBUSY);
+	assert_int_equal(tern_session_set_blockers(r.s, NULL), -EBUSY);
+	assert_int_equal(tern_session_continue(r.s), 0);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	assert_true(tern_blockers_add(b, "afterwards") > 0);
+	rig_fini(&r);
+	tern_blockers_delete(&b);
+}
+
+/* -------------------------------------------------------------------- throttle */
+
+static void slowed_until_it_fits(void **state)
+{
+	struct rig r;
+	unsigned nr;
+
+	wild_rig(&r, state, TERN_MODE_PRECOPY);
+	tern_session_set(r.s, TERN_PARAM_DOWNTIME_LIMIT_MS, 300);
+	tern_session_set(r.s, TERN_PARAM_AUTO_CONVERGE, 1);
+	tern_session_set(r.s, TERN_PARAM_THROTTLE_INITIAL, 60);
+	tern_session_set(r.s, TERN_PARAM_THROTTLE_INCREMENT, 39);
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	nr = atomic_load(&r.src.nr_throttles);
+	assert_in_range(nr, 2, 3);
+	assert_int_equal(r.src.throttles[0], 60);
+	if (nr == 3)
+		assert_int_equal(r.src.throttles[1], 99);
+	assert_int_equal(r.src.throttles[nr - 1], 0);
+	assert_int_equal(atomic_load(&r.dst.nr_throttles), 0);
+	rig_fini(&r);
+}
+
+/* It does not help within the time limit: the guest runs on, at full speed. */
+static void full_speed_after_a_timeout(void **state)
+{
+	struct tern_stats st;
+	struct rig r;
+	unsigned nr;
+
+	wild_rig(&r, state, TERN_MODE_PRECOPY);
+	tern_session_set(r.s, TERN_PARAM_AUTO_CONVERGE, 1);
+	tern_session_set(r.s, TERN_PARAM_THROTTLE_INITIAL, 1);
+	tern_session_set(r.s, TERN_PARAM_THROTTLE_INCREMENT, 1);
+	tern_session_set(r.s, TERN_PARAM_TIMEOUT_MS, 4000);
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_error(r.s, -ETIMEDOUT, "timeout");
+	rig_assert_source_runs(&r);
+	nr = atomic_load(&r.src.nr_throttles);
+	assert_true(nr >= 2);
+	assert_int_equal(r.src.throttles[0], 1);
+	assert_int_equal(r.src.throttles[nr - 1], 0);
+	tern_session_stats(r.s, &st, sizeof(st));
+	assert_int_equal(st.throttle_percent, 0);
+	rig_fini(&r);
+}
+
+static void not_slowed_unless_asked_for(void **state)
+{
+	struct rig r;
+
+	wild_rig(&r, state, TERN_MODE_PRECOPY);
+	tern_session_set(r.s, TERN_PARAM_TIMEOUT_MS, 2500);
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_source_runs(&r);
+	assert_int_equal(atomic_load(&r.src.nr_throttles), 0);
+	rig_fini(&r);
+}
+
+/* ---------------------------------------------------------------- announcement */
+
+static void announced_a_few_times(void **state)
+{
+	struct rig r;
+
+	calm_rig(&r, state);
+	tern_session_set(r.d, TERN_PARAM_ANNOUNCE_INITIAL_MS, 1);
+	tern_session_set(r.d, TERN_PARAM_ANNOUNCE_STEP_MS, 1);
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	rig_await(&r.dst.announces, 5, "announcements");
+	usleep(50000);
+	assert_int_equal(atomic_load(&r.dst.announces), 5);
+	assert_int_equal(atomic_load(&r.src.announces), 0);
+	rig_fini(&r);
+}
+
+/* A session that is deleted does not wait for the rest of them. */
+static void announcing_ends_with_the_session(void **state)
+{
+	uint64_t begin;
+	struct rig r;
+
+	calm_rig(&r, state);
+	tern_session_set(r.d, TERN_PARAM_ANNOUNCE_INITIAL_MS, 100000);
+	tern_session_set(r.d, TERN_PARAM_ANNOUNCE_MAX_MS, 100000);
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	rig_await(&r.dst.announces, 1, "the first announcement");
+	begin = now_ns();
+	tern_session_delete(&r.d);
+	assert_true(now_ns() - begin < 50000000000ull);
+	assert_int_equal(atomic_load(&r.dst.announces), 1);
+	rig_fini(&r);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct lane_case cases[] = {
+		LANE_CASE(pause_and_continue),
+		LANE_CASE(pause_before_postcopy),
+		LANE_CASE(cancel_while_paused),
+		LANE_CASE(paused_for_too_long),
+		LANE_CASE(rounds_until_acknowledged),
+		LANE_CASE(acknowledged_early),
+		LANE_CASE(never_acknowledged),
+		LANE_CASE(postcopy_when_asked),
+		LANE_CASE(postcopy_in_precopy_mode),
+		LANE_CASE(notices_in_order),
+		LANE_CASE(a_notifier_refuses),
+		LANE_CASE(blocked_and_not),
+		LANE_CASE(slowed_until_it_fits),
+		LANE_CASE(full_speed_after_a_timeout),
+		LANE_CASE(not_slowed_unless_asked_for),
+		LANE_CASE(announced_a_few_times),
+		LANE_CASE(announcing_ends_with_the_session),
+	};
+
+	return lane_run("switchover", cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
+}
