@@ -101,6 +101,8 @@ int dirty_init(struct dirty *d, enum tern_dirty_provider kind, const struct tern
 		if (user)
 			return dirty_init_user(d, user, user_opaque, err);
 		return dirty_init_best(d, regions, populated, err);
+	case TERN_DIRTY_KVM_LOG:
+	case TERN_DIRTY_KVM_RING:
 	case TERN_DIRTY_NR:
 		break;
 	}

@@ -23,6 +23,8 @@ static const char *const provider_names[] = {
 	[TERN_DIRTY_UFFD_WP_ASYNC] = "uffd-wp-async",
 	[TERN_DIRTY_UFFD_WP_SYNC] = "uffd-wp-sync",
 	[TERN_DIRTY_CALLBACKS] = "callbacks",
+	[TERN_DIRTY_KVM_LOG] = "kvm-log",
+	[TERN_DIRTY_KVM_RING] = "kvm-ring",
 };
 
 static const char *const mode_names[] = {
@@ -74,6 +76,7 @@ static const struct tern_param_info params[] = {
 	[TERN_PARAM_ANNOUNCE_INITIAL_MS] = { "announce-initial", "ms", 0, 100000, 50 },
 	[TERN_PARAM_ANNOUNCE_STEP_MS] = { "announce-step", "ms", 0, 10000, 100 },
 	[TERN_PARAM_ANNOUNCE_MAX_MS] = { "announce-max", "ms", 0, 100000, 550 },
+	[TERN_PARAM_VCPU_DIRTY_LIMIT] = { "vcpu-dirty-limit", "bytes/s", 0, UINT64_MAX, 0 },
 };
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))

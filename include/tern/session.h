@@ -114,6 +114,9 @@ enum tern_param {
 	TERN_PARAM_ANNOUNCE_INITIAL_MS, /* … then after so long … */
 	TERN_PARAM_ANNOUNCE_STEP_MS, /* … and each time so much longer … */
 	TERN_PARAM_ANNOUNCE_MAX_MS,  /* … but never longer than this */
+	TERN_PARAM_VCPU_DIRTY_LIMIT, /* source, kvm-ring: bytes per second that a vCPU may
+				      * dirty; one that dirties more is made to wait in
+				      * tern_session_ring_full().  0: no limit */
 	TERN_PARAM_NR,
 };
 
@@ -136,12 +139,15 @@ enum tern_text {
 };
 
 enum tern_dirty_provider {
-	TERN_DIRTY_AUTO = 0,       /* callbacks if set, else the best userfaultfd one */
+	TERN_DIRTY_AUTO = 0,       /* callbacks if set, else KVM if described (the ring if the VM
+				    * has it, else the log), else the best userfaultfd one */
 	TERN_DIRTY_NONE,           /* the guest is paused for the whole migration */
 	TERN_DIRTY_UFFD_WP_ASYNC,  /* userfaultfd WP async + PAGEMAP_SCAN, Linux >= 6.7 */
 	TERN_DIRTY_UFFD_WP_SYNC,   /* userfaultfd write-protect faults, Linux >= 5.14
 				   * (5.19 for memfd and hugetlbfs) */
 	TERN_DIRTY_CALLBACKS,      /* tern_session_set_dirty_ops() */
+	TERN_DIRTY_KVM_LOG,        /* KVM's dirty bitmaps; tern_session_set_kvm() */
+	TERN_DIRTY_KVM_RING,       /* KVM's dirty rings; tern_session_set_kvm() */
 	TERN_DIRTY_NR,
 };
 
@@ -241,8 +247,9 @@ void tern_session_delete(struct tern_session **s);
  *
  * Returns 0; -EINVAL for an unknown parameter or a value that is no multiple
  * of what it must be; -ERANGE outside the limits; -EBUSY once started.
- * TERN_PARAM_MAX_BANDWIDTH, TERN_PARAM_MAX_POSTCOPY_BANDWIDTH and
- * TERN_PARAM_DOWNTIME_LIMIT_MS may be set while a migration runs.
+ * TERN_PARAM_MAX_BANDWIDTH, TERN_PARAM_MAX_POSTCOPY_BANDWIDTH,
+ * TERN_PARAM_DOWNTIME_LIMIT_MS and TERN_PARAM_VCPU_DIRTY_LIMIT may be set while a
+ * migration runs.
  */
 int tern_session_set(struct tern_session *s, enum tern_param param, uint64_t value);
 

@@ -146,6 +146,14 @@ struct tern_channel_stats {
 				    * the device; 0: none yet, or not known (sockets) */
 };
 
+/* A vCPU with a dirty ring. */
+struct tern_vcpu_stats {
+	uint64_t dirty_pages;  /* harvested from its ring */
+	uint64_t dirty_rate;   /* bytes/s dirtied, over the last second or so */
+	uint64_t ring_full;    /* calls of tern_session_ring_full() */
+	uint64_t throttled_ns; /* time spent there because of TERN_PARAM_VCPU_DIRTY_LIMIT */
+};
+
 /*
  * tern_session_stats - a snapshot.  @size is sizeof *@out.
  * Returns 0 or -EINVAL.  Any thread; may wait for a short lock.
@@ -160,6 +168,13 @@ int tern_session_round_stats(const struct tern_session *s, unsigned index,
 			     struct tern_round_stats *out, size_t size);
 int tern_session_channel_stats(const struct tern_session *s, unsigned index,
 			       struct tern_channel_stats *out, size_t size);
+
+/*
+ * tern_session_vcpu_stats - figures of vCPU @index of the description, provider kvm-ring.
+ * They stay after the end.  Returns 0, -ENOENT if there is none, -EINVAL.
+ */
+int tern_session_vcpu_stats(const struct tern_session *s, unsigned index,
+			    struct tern_vcpu_stats *out, size_t size);
 
 /* tern_session_postcopy_stats - as tern_session_stats(); all 0 without postcopy. */
 int tern_session_postcopy_stats(const struct tern_session *s, struct tern_postcopy_stats *out,

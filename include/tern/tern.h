@@ -6,6 +6,7 @@
 
 #include <tern/blockers.h>
 #include <tern/error.h>
+#include <tern/kvm.h>
 #include <tern/region.h>
 #include <tern/session.h>
 #include <tern/stats.h>

@@ -121,6 +121,14 @@ struct tern_dirty_ops {
 	 */
 	int (*clear)(void *opaque, unsigned region, uint64_t first_page, uint64_t nr_pages,
 		     uint64_t *bitmap);
+
+	/*
+	 * A series of sync() calls that covers all regions is about to begin, after a round
+	 * or with the guest paused: the moment to fetch a log that comes as a whole.  Then
+	 * sync() may report what was written before begin() only.  Session thread, while no
+	 * channel thread is in sync() or clear().  NULL if there is nothing to do.
+	 */
+	int (*begin)(void *opaque);
 };
 
 #pragma GCC visibility pop
