@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 #include "error.h"
+#include "kvm_vm.h"
 
 /*
  * Choosing the dirty provider.  Each is probed by doing on scratch memory what
@@ -83,8 +84,36 @@ static int dirty_init_best(struct dirty *d, const struct region_list *regions,
 			     second.message);
 }
 
+/* dirty_init_kvm - KVM's log or ring of the VM that was described. */
+static int dirty_init_kvm(struct dirty *d, enum tern_dirty_provider kind, struct kvm_vm *kvm,
+			  const struct region_list *regions, struct tern_error *err)
+{
+	if (!kvm)
+		return error_session(err, -EINVAL,
+				     "cannot use dirty provider %s: the VM was not described; call "
+				     "tern_session_set_kvm()",
+				     tern_dirty_provider_name(kind));
+	return kind == TERN_DIRTY_KVM_RING ? dirty_kvm_ring_new(d, kvm, regions, err)
+					   : dirty_kvm_log_new(d, kvm, regions, err);
+}
+
+/* dirty_init_auto - whatever suits what the VMM has told. */
+static int dirty_init_auto(struct dirty *d, const struct tern_dirty_ops *user, void *user_opaque,
+			   struct kvm_vm *kvm, const struct region_list *regions,
+			   const struct populated *populated, struct tern_error *err)
+{
+	if (user)
+		return dirty_init_user(d, user, user_opaque, err);
+	if (kvm)
+		return dirty_init_kvm(d,
+				      kvm_vm_has_ring(kvm) ? TERN_DIRTY_KVM_RING :
+							     TERN_DIRTY_KVM_LOG,
+				      kvm, regions, err);
+	return dirty_init_best(d, regions, populated, err);
+}
+
 int dirty_init(struct dirty *d, enum tern_dirty_provider kind, const struct tern_dirty_ops *user,
-	       void *user_opaque, const struct region_list *regions,
+	       void *user_opaque, struct kvm_vm *kvm, const struct region_list *regions,
 	       const struct populated *populated, struct tern_error *err)
 {
 	*d = (struct dirty){ .kind = kind };
@@ -98,11 +127,10 @@ int dirty_init(struct dirty *d, enum tern_dirty_provider kind, const struct tern
 	case TERN_DIRTY_CALLBACKS:
 		return dirty_init_user(d, user, user_opaque, err);
 	case TERN_DIRTY_AUTO:
-		if (user)
-			return dirty_init_user(d, user, user_opaque, err);
-		return dirty_init_best(d, regions, populated, err);
+		return dirty_init_auto(d, user, user_opaque, kvm, regions, populated, err);
 	case TERN_DIRTY_KVM_LOG:
 	case TERN_DIRTY_KVM_RING:
+		return dirty_init_kvm(d, kind, kvm, regions, err);
 	case TERN_DIRTY_NR:
 		break;
 	}
@@ -115,4 +143,12 @@ void dirty_fini(struct dirty *d)
 	if (d->destroy)
 		d->destroy(d->opaque);
 	memset(d, 0, sizeof(*d));
+}
+
+int dirty_failed(const struct dirty *d, int code, const char *what, struct tern_error *err)
+{
+	if (d->why && d->why->code)
+		return error_session(err, code, "%s", d->why->message);
+	return error_session(err, code, "cannot %s (%s): %s", what,
+			     tern_dirty_provider_name(d->kind), error_name(code));
 }

@@ -22,11 +22,22 @@
 /* With nothing to do but to wait for SWITCHOVER_ACK, a round begins so often. */
 #define ACK_LOOK_MS 100
 
+/* Let the provider fetch its log, before it is asked for the parts. */
+static int begin_sync(struct source *src, struct tern_error *err)
+{
+	const struct dirty *d = &src->dirty;
+	int r = d->ops.begin ? d->ops.begin(d->opaque) : 0;
+
+	return r ? dirty_failed(d, r, "read the dirty log", err) : 0;
+}
+
 int source_phase(struct source *src, enum sender_phase phase, bool final, struct tern_error *err)
 {
 	struct tern_session *s = src->s;
-	int r = 0;
+	int r = phase == SENDER_SYNC ? begin_sync(src, err) : 0;
 
+	if (r)
+		return r;
 	sender_begin(s->sender, phase, final);
 	monitor_lock(&s->mon);
 	while (!r && !sender_idle(s->sender)) {

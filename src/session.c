@@ -18,6 +18,7 @@
 
 #include "blockers.h"
 #include "error.h"
+#include "kvm_vm.h"
 #include "params.h"
 #include "placement.h"
 #include "state.h"
@@ -119,6 +120,7 @@ void tern_session_delete(struct tern_session **sp)
 		s->listener->ops->listener_close(s->listener);
 	region_list_fini(&s->regions);
 	session_place_fini(s);
+	kvm_vm_delete(&s->kvm);
 	free(s->rounds);
 	free(s->postcopy_stats);
 	monitor_fini(&s->mon);
@@ -130,7 +132,7 @@ void tern_session_delete(struct tern_session **sp)
 	*sp = NULL;
 }
 
-static bool is_started(struct tern_session *s)
+bool session_is_started(struct tern_session *s)
 {
 	monitor_lock(&s->mon);
 	bool started = s->started;
@@ -146,7 +148,8 @@ int tern_session_set(struct tern_session *s, enum tern_param param, uint64_t val
 	if (r)
 		return r;
 	if (param != TERN_PARAM_MAX_BANDWIDTH && param != TERN_PARAM_MAX_POSTCOPY_BANDWIDTH &&
-	    param != TERN_PARAM_DOWNTIME_LIMIT_MS && is_started(s))
+	    param != TERN_PARAM_DOWNTIME_LIMIT_MS && param != TERN_PARAM_VCPU_DIRTY_LIMIT &&
+	    session_is_started(s))
 		return -EBUSY;
 	atomic_store(&s->params[param], value);
 	if (param == TERN_PARAM_MAX_BANDWIDTH)
@@ -168,7 +171,7 @@ int tern_session_add_region(struct tern_session *s, const struct tern_region_des
 {
 	struct tern_error err;
 
-	if (is_started(s))
+	if (session_is_started(s))
 		return -EBUSY;
 	error_clear(&err);
 	int r = region_add(&s->regions, desc, &err);
@@ -180,7 +183,7 @@ int tern_session_add_region(struct tern_session *s, const struct tern_region_des
 
 int tern_session_set_vm_ops(struct tern_session *s, const struct tern_vm_ops *ops, void *opaque)
 {
-	if (is_started(s))
+	if (session_is_started(s))
 		return -EBUSY;
 	s->vm = *ops;
 	s->vm_opaque = opaque;
@@ -190,7 +193,7 @@ int tern_session_set_vm_ops(struct tern_session *s, const struct tern_vm_ops *op
 int tern_session_set_dirty_ops(struct tern_session *s, const struct tern_dirty_ops *ops,
 			       void *opaque)
 {
-	if (is_started(s))
+	if (session_is_started(s))
 		return -EBUSY;
 	s->user_dirty = *ops;
 	s->has_user_dirty = true;
@@ -200,7 +203,7 @@ int tern_session_set_dirty_ops(struct tern_session *s, const struct tern_dirty_o
 
 int tern_session_set_event_handler(struct tern_session *s, tern_event_fn *fn, void *opaque)
 {
-	if (is_started(s))
+	if (session_is_started(s))
 		return -EBUSY;
 	s->event = fn;
 	s->event_opaque = opaque;
@@ -294,7 +297,7 @@ static int start(struct tern_session *s, enum tern_role role, const char *uri)
 {
 	struct tern_error err;
 
-	if (is_started(s))
+	if (session_is_started(s))
 		return -EBUSY;
 	error_clear(&err);
 	monitor_lock(&s->mon);

@@ -51,6 +51,7 @@ struct session_times {
 #define SESSION_TEXT_MAX 1024u /* bytes of a parameter that is text */
 
 struct cpus;
+struct kvm_vm;
 struct sender;
 struct receiver;
 struct placement;
@@ -73,6 +74,7 @@ struct tern_session {
 	struct tern_dirty_ops user_dirty;
 	bool has_user_dirty;
 	void *dirty_opaque;
+	struct kvm_vm *kvm; /* source: as described; NULL: not */
 	tern_event_fn *event;
 	void *event_opaque;
 	struct topology *topology;
@@ -162,6 +164,9 @@ static inline uint64_t session_param(const struct tern_session *s, enum tern_par
  * many sessions: reading the machine takes milliseconds.
  */
 int session_new_with(enum tern_role role, struct topology *topology, struct tern_session **out);
+
+/* session_is_started - is it too late to configure it?  Any thread. */
+bool session_is_started(struct tern_session *s);
 
 /* session_use_transport - for tests: this table instead of the one the URI names. */
 void session_use_transport(struct tern_session *s, const struct transport *ops);

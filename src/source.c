@@ -7,6 +7,8 @@
 
 #include "blockers.h"
 #include "error.h"
+#include "kvm_vm.h"
+#include "marks.h"
 #include "pusher.h"
 
 /* What can fail without a peer comes first: the guest and the peer see nothing of it. */
@@ -25,8 +27,8 @@ static int prepare_local(struct source *src, struct tern_error *err)
 		return 0; /* no round, no log */
 	r = dirty_init(&src->dirty,
 		       (enum tern_dirty_provider)session_param(s, TERN_PARAM_DIRTY_PROVIDER),
-		       s->has_user_dirty ? &s->user_dirty : NULL, s->dirty_opaque, &s->regions,
-		       &src->populated, err);
+		       s->has_user_dirty ? &s->user_dirty : NULL, s->dirty_opaque, s->kvm,
+		       &s->regions, &src->populated, err);
 	if (r)
 		return r;
 	src->has_dirty = true;
@@ -74,8 +76,7 @@ static int start_tracking(struct source *src, struct tern_error *err)
 	int r = src->dirty.ops.start(src->dirty.opaque);
 
 	if (r)
-		return error_session(err, r, "cannot start dirty tracking (%s): %s",
-				     tern_dirty_provider_name(src->dirty.kind), error_name(r));
+		return dirty_failed(&src->dirty, r, "start dirty tracking", err);
 	src->tracking = true;
 	return 0;
 }
@@ -159,10 +160,12 @@ static void stay_paused(struct source *src, const struct tern_error *err)
 static uint64_t overhead_bytes(const struct source *src)
 {
 	const struct tern_session *s = src->s;
+	const struct marks *marks = s->kvm ? atomic_load(&s->kvm->marks) : NULL;
 
 	return sizeof(*s) + region_overhead_bytes(&s->regions) +
 	       sender_overhead_bytes(s->sender) +
-	       (s->pusher ? pusher_overhead_bytes(s->pusher) : 0) + LINK_QUEUE * sizeof(struct wire_msg) +
+	       (s->pusher ? pusher_overhead_bytes(s->pusher) : 0) +
+	       (marks ? marks_overhead_bytes(marks) : 0) + LINK_QUEUE * sizeof(struct wire_msg) +
 	       s->regions.nr * (sizeof(int) + sizeof(bool)) +
 	       s->nr_rounds * sizeof(struct tern_round_stats);
 }

@@ -233,6 +233,22 @@ static json_t *channels_json(const struct tern_session *s)
 	return a;
 }
 
+/* vCPUs with a dirty ring. */
+static json_t *vcpus_json(const struct tern_session *s)
+{
+	struct tern_vcpu_stats v;
+	json_t *a = json_array();
+
+	for (unsigned i = 0; !tern_session_vcpu_stats(s, i, &v, sizeof(v)); i++)
+		json_array_append_new(a, json_pack("{s:I, s:I, s:I, s:I, s:f}", "vcpu",
+						   (json_int_t)i, "dirty_pages",
+						   (json_int_t)v.dirty_pages, "dirty_rate_bytes_s",
+						   (json_int_t)v.dirty_rate, "ring_full",
+						   (json_int_t)v.ring_full, "throttled_ms",
+						   ms(v.throttled_ns)));
+	return a;
+}
+
 static json_t *error_json(const struct tern_session *s)
 {
 	struct tern_error e;
@@ -370,6 +386,7 @@ int tern_session_stats_json(const struct tern_session *s, char **out)
 	json_object_set_new(o, "transport_why", json_string(why));
 	json_object_set_new(o, "round_list", rounds_json(s));
 	json_object_set_new(o, "channels", channels_json(s));
+	json_object_set_new(o, "vcpus", vcpus_json(s));
 	json_object_set_new(o, "postcopy", postcopy_json(s, &st));
 	json_object_set_new(o, "error", error_json(s));
 	char *text = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(9));

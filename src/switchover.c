@@ -30,6 +30,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "kvm_vm.h"
 #include "vmstate.h"
 
 /* A lap timer: each call charges the time since the last one to @step. */
@@ -70,6 +71,8 @@ static int pause_guest(struct source *src, struct tern_error *err)
 	struct tern_session *s = src->s;
 
 	src->paused = true;
+	if (s->kvm) /* nobody waits there while the VMM waits for its vCPUs */
+		kvm_gate_pausing(&s->kvm->gate);
 	int r = s->vm.pause ? s->vm.pause(s->vm_opaque) : 0;
 
 	if (r < 0)

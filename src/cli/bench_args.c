@@ -444,14 +444,14 @@ static int settle_sizes(const struct typed *t, struct guest_config *g, struct te
 	return 0;
 }
 
-/* Find a dirty provider by the library's name for it. */
+/* Find a dirty provider by the library's name for it; the guest here does not run in KVM. */
 static int settle_provider(const struct typed *t, struct bench_args *a, struct tern_error *err)
 {
 	const char *name = t->text[SLOT_DIRTY_PROVIDER];
 
 	if (!name)
 		return 0;
-	for (int i = 0; i < TERN_DIRTY_NR; i++) {
+	for (int i = 0; i <= TERN_DIRTY_CALLBACKS; i++) {
 		if (strcmp(name, tern_dirty_provider_name((enum tern_dirty_provider)i)))
 			continue;
 		a->param[TERN_PARAM_DIRTY_PROVIDER].value = (uint64_t)i;

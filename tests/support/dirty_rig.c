@@ -95,7 +95,7 @@ struct rig *rig_new(const struct rig_variant *v, uint64_t size)
 	rig->p.can_scan = v->can_scan;
 	rig->r = &rig->list.v[0];
 	rig->unit = rig->r->host_page_size / TERN_PAGE_SIZE;
-	if (dirty_init(&rig->d, v->provider, NULL, NULL, &rig->list, &rig->p, &rig->err))
+	if (dirty_init(&rig->d, v->provider, NULL, NULL, NULL, &rig->list, &rig->p, &rig->err))
 		fail_msg("%s: %s", v->name, rig->err.message);
 	assert_int_equal(rig->d.kind, v->provider);
 	rig->bitmap = calloc(bitmap_words(rig->r->nr_pages), sizeof(uint64_t));

@@ -403,7 +403,7 @@ static int choose(struct rig *rig, enum tern_dirty_provider kind, const struct t
 
 	dirty_fini(&rig->d);
 	error_clear(&rig->err);
-	int ret = dirty_init(&rig->d, kind, user, &seen, &rig->list, &rig->p, &rig->err);
+	int ret = dirty_init(&rig->d, kind, user, &seen, NULL, &rig->list, &rig->p, &rig->err);
 
 	*got = rig->d.kind;
 	assert_int_equal(rig->err.code, ret);
@@ -519,7 +519,7 @@ static int unprivileged_child(const struct rig_variant *v)
 	dirty_fini(&rig->d);
 	rig->p.can_scan = false;
 	error_clear(&err);
-	int ret = dirty_init(&rig->d, TERN_DIRTY_AUTO, NULL, NULL, &rig->list, &rig->p, &err);
+	int ret = dirty_init(&rig->d, TERN_DIRTY_AUTO, NULL, NULL, NULL, &rig->list, &rig->p, &err);
 
 	if (unprivileged_uffd())
 		return ret ? 14 : 0;
