@@ -67,10 +67,10 @@ static int get_log(const struct kvm_log *l, const struct tern_kvm_slot *s)
 static int clear_log(const struct kvm_log *l, const struct tern_kvm_slot *s, uint64_t first,
 		     uint64_t nr, uint64_t *map)
 {
-	uint64_t begin = bitmap_next_set(map, nr, 0) / BITMAP_WORD_BITS;
-	uint64_t end = bitmap_words(nr);
+	uint64_t set = bitmap_next_set(map, nr, 0);
+	uint64_t begin = set / BITMAP_WORD_BITS, end = bitmap_words(nr);
 
-	if (begin * BITMAP_WORD_BITS >= nr)
+	if (set == nr)
 		return 0;
 	while (!map[end - 1])
 		end--;
@@ -218,9 +218,10 @@ static int check_idle(const struct kvm_log *l, struct tern_error *err)
 				     "%u is on already; the library needs it for itself",
 				     s->slot & 0xffff, s->slot >> 16);
 	if (r == -ENXIO)
-		return error_session(err, r,
-				     "cannot use KVM's dirty log: the VM has dirty rings, and so no "
-				     "logs; use kvm-ring, and describe its vCPUs");
+		return error_session(
+			err, r,
+			"cannot use KVM's dirty log: the VM has dirty rings, and so no "
+			"logs; use kvm-ring, and describe its vCPUs");
 	return error_session(err, r,
 			     "cannot use KVM's dirty log: KVM_GET_DIRTY_LOG on descriptor %d gave "
 			     "%s; give the one of KVM_CREATE_VM",

@@ -195,8 +195,9 @@ static int kvm_rings_start(void *opaque)
 	r = -pthread_create(&k->harvester, NULL, harvester_main, k);
 	if (r) {
 		kvm_gate_track(&k->vm->gate, false);
-		return error_session(&k->why, r, "cannot start the thread that harvests dirty "
-						 "rings: %s",
+		return error_session(&k->why, r,
+				     "cannot start the thread that harvests dirty "
+				     "rings: %s",
 				     error_name(r));
 	}
 	r = kvm_vm_log_on(k->vm, &k->why);

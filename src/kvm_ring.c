@@ -82,10 +82,11 @@ int kvm_ring_open(struct kvm_ring *r, int vcpu_fd, unsigned index, uint32_t entr
 				     index);
 	r->nr = (uint32_t)pages * (RING_PAGE / sizeof(struct kvm_dirty_gfn));
 	if (entries && entries != r->nr)
-		return error_session(err, -EINVAL,
-				     "cannot harvest the dirty ring of vCPU %u: it has %u entries, "
-				     "and not the %u of the description; say what was enabled, or 0",
-				     index, r->nr, entries);
+		return error_session(
+			err, -EINVAL,
+			"cannot harvest the dirty ring of vCPU %u: it has %u entries, "
+			"and not the %u of the description; say what was enabled, or 0",
+			index, r->nr, entries);
 	p = map_pages(vcpu_fd, (size_t)pages);
 	if (p == MAP_FAILED) {
 		int e = -errno;

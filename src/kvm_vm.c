@@ -22,7 +22,8 @@
 #define VCPUS_MAX (1u << 20)
 
 /* slot_check_place - does slot @s lie in its region?  NULL, or what is wrong. */
-static const char *slot_check_place(const struct tern_kvm_slot *s, const struct region_list *regions)
+static const char *slot_check_place(const struct tern_kvm_slot *s,
+				    const struct region_list *regions)
 {
 	if (s->region >= regions->nr)
 		return "there is no region of that id: add the regions first";

@@ -36,8 +36,8 @@ int tern_session_set_kvm(struct tern_session *s, const struct tern_kvm_desc *des
 
 int tern_session_mark_dirty(struct tern_session *s, unsigned region, uint64_t offset, uint64_t len)
 {
-	struct marks *m = s->kvm ? atomic_load_explicit(&s->kvm->marks, memory_order_acquire)
-				 : NULL;
+	struct marks *m =
+		s->kvm ? atomic_load_explicit(&s->kvm->marks, memory_order_acquire) : NULL;
 
 	if (region >= s->regions.nr)
 		return -EINVAL;
