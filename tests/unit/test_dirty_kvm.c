@@ -13,14 +13,38 @@
 #include <linux/kvm.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include "bitmap.h"
 #include "kvm_rig.h"
 
 static const struct kvm_rig_variant log_plain = { "plain", KVM_RIG_PLAIN, 0, 1 };
 static const struct kvm_rig_variant log_manual = { "manual", KVM_RIG_MANUAL, 0, 1 };
 static const struct kvm_rig_variant log_initially_set = { "initially set", KVM_RIG_INITIALLY_SET, 0,
-						      1 };
+							  1 };
 static const struct kvm_rig_variant ring = { "ring", KVM_RIG_RING, 4096, 2 };
+
+/* Called once, before KVM resets the rings. */
+static void (*before_reset)(struct kvm_rig *rig);
+static struct kvm_rig *reset_rig;
+
+/* ioctl - takes the place of the C library's, so that a test can be there. */
+int ioctl(int fd, unsigned long request, ...)
+{
+	va_list ap;
+
+	va_start(ap, request);
+	unsigned long arg = va_arg(ap, unsigned long);
+
+	va_end(ap);
+	if (request == KVM_RESET_DIRTY_RINGS && before_reset) {
+		void (*hook)(struct kvm_rig *) = before_reset;
+
+		before_reset = NULL;
+		hook(reset_rig);
+	}
+	return (int)syscall(SYS_ioctl, fd, request, arg);
+}
 
 /* begin - a rig that tracks, whose bitmaps are empty. */
 static struct kvm_rig *begin(void **state)
@@ -271,9 +295,8 @@ static void test_a_second_provider_goes_on(void **state)
 		dirty_fini(&rig->d);
 		kvm_vm_delete(&rig->kvm);
 		kvm_rig_write(rig, 0, 0, 2, 1);
-		assert_int_equal(kvm_vm_new(&rig->desc, &rig->list, &rig->limit, &rig->kvm,
-					    &rig->err),
-				 0);
+		assert_int_equal(
+			kvm_vm_new(&rig->desc, &rig->list, &rig->limit, &rig->kvm, &rig->err), 0);
 		assert_int_equal(dirty_init(&rig->d, TERN_DIRTY_AUTO, NULL, NULL, rig->kvm,
 					    &rig->list, &rig->p, &rig->err),
 				 0);
@@ -302,11 +325,41 @@ static void test_all_vcpus_are_heard(void **state)
 	end(rig);
 }
 
+/* read_and_write_again - page 1 is cleared and read, and then written again. */
+static void read_and_write_again(struct kvm_rig *rig)
+{
+	kvm_rig_forget(rig);
+	bitmap_set(rig->bitmap[0], 1);
+	kvm_rig_copy_round(rig, true);
+	kvm_rig_write(rig, 0, 0, 1, 2);
+}
+
+/*
+ * Between the moment in which an entry is taken and that in which KVM protects its page, a
+ * channel reads the page and the guest writes it: KVM will not tell of that write.
+ */
+static void test_a_page_read_during_a_harvest_is_read_again(void **state)
+{
+	struct kvm_rig *rig = begin(state);
+
+	kvm_rig_write(rig, 0, 0, 1, 1);
+	reset_rig = rig;
+	before_reset = read_and_write_again;
+	kvm_rig_sync(rig);
+	assert_null(before_reset);
+	kvm_rig_sync(rig);
+	kvm_rig_expect(rig, 0, 1, 1);
+	kvm_rig_copy_round(rig, true);
+	assert_int_equal(kvm_rig_differing(rig), 0);
+	end(rig);
+}
+
 #define T(test, variant)                                                          \
 	{                                                                         \
 #test ":" #variant, test, NULL, NULL, (void *)(uintptr_t)&variant \
 	}
-#define T_ALL(test) T(test, log_plain), T(test, log_manual), T(test, log_initially_set), T(test, ring)
+#define T_ALL(test) \
+	T(test, log_plain), T(test, log_manual), T(test, log_initially_set), T(test, ring)
 
 int main(int argc, char **argv)
 {
@@ -324,6 +377,7 @@ int main(int argc, char **argv)
 		T_ALL(test_stop_turns_the_logs_off),
 		T_ALL(test_a_second_provider_goes_on),
 		T_ALL(test_all_vcpus_are_heard),
+		T(test_a_page_read_during_a_harvest_is_read_again, ring),
 	};
 
 	if (argc > 1)

@@ -41,13 +41,13 @@ static void expect_bad(struct kvm_rig *rig, const char *words)
 }
 
 /* expect_bad_slot - the same, with one field of slot 3 changed meanwhile. */
-#define expect_bad_slot(rig, field, value, words)                  \
-	do {                                                       \
-		struct tern_kvm_slot was = (rig)->slots[1];        \
-		(rig)->slots[1].field = (value);                   \
-		expect_bad(rig, "slot 3 of address space 0");      \
-		expect_bad(rig, words);                            \
-		(rig)->slots[1] = was;                             \
+#define expect_bad_slot(rig, field, value, words)             \
+	do {                                                  \
+		struct tern_kvm_slot was = (rig)->slots[1];   \
+		(rig)->slots[1].field = (value);              \
+		expect_bad(rig, "slot 3 of address space 0"); \
+		expect_bad(rig, words);                       \
+		(rig)->slots[1] = was;                        \
 	} while (0)
 
 static void test_bad_slots_are_refused(void **state)
@@ -135,9 +135,9 @@ static void expect_refused(struct kvm_rig *rig, enum tern_dirty_provider kind, i
 	error_clear(&rig->err);
 	kvm_vm_delete(&rig->kvm);
 	assert_int_equal(kvm_vm_new(&rig->desc, &rig->list, &rig->limit, &rig->kvm, &rig->err), 0);
-	assert_int_equal(dirty_init(&rig->d, kind, NULL, NULL, rig->kvm, &rig->list, &rig->p,
-				    &rig->err),
-			 code);
+	assert_int_equal(
+		dirty_init(&rig->d, kind, NULL, NULL, rig->kvm, &rig->list, &rig->p, &rig->err),
+		code);
 	if (!strstr(rig->err.message, words))
 		fail_msg("no \"%s\" in: %s", words, rig->err.message);
 	rig->err.code = 0;
