@@ -77,6 +77,13 @@ def machines(build):
             program("kill", 200, f"{fault}/test_kill", "rdma", "*killed*", **slow),
             *cases("case_bench", "test"),
         ]),
+        # KVM's dirty rings are as they should be here, whatever the host's are.
+        Machine("kvm", ["--kvm"], [
+            program("kvm-vm", 60, f"{build}/tests/unit/test_kvm_vm"),
+            program("dirty-kvm", 60, f"{build}/tests/unit/test_dirty_kvm"),
+            program("dirty-kvm-stress", 240, f"{build}/tests/unit/test_dirty_kvm_stress", **slow),
+            program("kvm-migration", 120, f"{integration}/test_kvm", "tcp: *"),
+        ]),
         Machine("numa", ["--numa", "2", "--cpus", "4"], [
             *cases("case_numa", "test"), *cases("case_device", "test"),
             *cases("case_info", "test")]),
