@@ -62,7 +62,7 @@ int tern_kvm_enable_dirty_log(int vm_fd, struct tern_error *err)
 	      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE))
 		return error_session(err, -ENOSYS,
 				     "cannot enable %s: this kernel has no "
-				     "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; use Linux 5.0 or newer, "
+				     "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; use Linux 5.2 or newer, "
 				     "or do without: kvm-log works, at the guest's cost",
 				     what);
 	r = cap_enable(vm_fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
@@ -109,7 +109,7 @@ int tern_kvm_enable_dirty_ring(int vm_fd, uint32_t entries, struct tern_error *e
 		return error_session(err, -ENOSYS,
 				     "cannot enable KVM's dirty rings: this kernel has no "
 				     "KVM_CAP_DIRTY_LOG_RING_ACQ_REL; use Linux 5.11 or newer on "
-				     "x86, 6.1 elsewhere, or kvm-log");
+				     "x86, 6.2 elsewhere, or kvm-log");
 	if (bytes > max)
 		return error_session(err, -EINVAL,
 				     "cannot enable KVM's dirty rings of %u entries: this kernel "

@@ -17,14 +17,14 @@
  *
  * There are two providers.
  *
- * kvm-log	A bitmap per slot.  With KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (Linux 5.0;
+ * kvm-log	A bitmap per slot.  With KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (Linux 5.2;
  *		tern_kvm_enable_dirty_log()) reading it leaves it alone, and it is cleared in
  *		pieces, each just before it is sent.  Without, it works too: KVM then clears
  *		and write-protects a slot whenever it is read, so the guest faults more.
  *		KVM_DIRTY_LOG_INITIALLY_SET is of no use here, since with it holes look
  *		written: the library clears whatever is set when tracking begins.  What that
  *		costs is that KVM write-protects all slots at that moment.
- * kvm-ring	A ring per vCPU (Linux 5.11, x86; 6.1 elsewhere), which the library harvests.
+ * kvm-ring	A ring per vCPU (Linux 5.11, x86; 6.2 elsewhere), which the library harvests.
  *		Costs what was written and not what there is, knows which vCPU writes, and can
  *		slow down one that writes too much (TERN_PARAM_VCPU_DIRTY_LIMIT).  The VM must
  *		have been made with it: tern_kvm_enable_dirty_ring().  KVM does not report
@@ -36,8 +36,8 @@
  *	- It enables a capability, if it wants one, before it makes vCPUs.
  *	- It gives the slots to KVM without KVM_MEM_LOG_DIRTY_PAGES, and neither changes them
  *	  nor reads their logs while a session is active.
- *	- What it writes into guest RAM by itself (devices, DMA) KVM does not see: it says so
- *	  with tern_session_mark_dirty().
+ *	- What others than vCPUs write into guest RAM (the VMM's devices, DMA, vhost) KVM does
+ *	  not see: the VMM says so with tern_session_mark_dirty().
  *	- With the ring, a vCPU thread that comes out of KVM_RUN with
  *	  KVM_EXIT_DIRTY_RING_FULL calls tern_session_ring_full() and goes on.
  */
@@ -142,7 +142,7 @@ int tern_session_ring_full(struct tern_session *s, unsigned vcpu);
  * nothing on any slot of the VM, which a VMM that reads logs by itself must know: that is
  * why the library does not do it unasked.
  *
- * Returns 0; -ENOSYS (a kernel older than 5.0) or -errno, with the sentence in *@err unless
+ * Returns 0; -ENOSYS (a kernel older than 5.2) or -errno, with the sentence in *@err unless
  * that is NULL.  Any thread.
  */
 int tern_kvm_enable_dirty_log(int vm_fd, struct tern_error *err);
