@@ -39,7 +39,10 @@ struct source {
 	struct throttle throttle;
 };
 
-/* source_phase - run a phase on all workers and wait.  0 or -errno with *err. */
+/*
+ * source_phase - run a phase on all workers and wait.  Before SYNC the dirty provider may
+ * fetch its log as a whole.  0 or -errno with *err.
+ */
 int source_phase(struct source *src, enum sender_phase phase, bool final, struct tern_error *err);
 
 /* source_send_round - SEND phase plus the ROUND message and figures. */

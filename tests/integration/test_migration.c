@@ -356,6 +356,74 @@ static void own_dirty_log_fails(void **state)
 	rig_fini(&r);
 }
 
+/* A log that comes as a whole: nobody asks for its parts before begin(). */
+struct begun {
+	atomic_int begins, syncs_before, fails;
+};
+
+static int log_begin(void *opaque)
+{
+	struct begun *b = opaque;
+
+	atomic_fetch_add(&b->begins, 1);
+	return atomic_load(&b->fails) ? -EIO : 0;
+}
+
+static int log_sync_after_begin(void *opaque, unsigned region, uint64_t first, uint64_t nr,
+				uint64_t *bitmap)
+{
+	struct begun *b = opaque;
+
+	if (!atomic_load(&b->begins))
+		atomic_fetch_add(&b->syncs_before, 1);
+	return log_sync(opaque, region, first, nr, bitmap);
+}
+
+static void log_stop_quietly(void *opaque)
+{
+}
+
+static const struct tern_dirty_ops begin_ops = { .start = log_start,
+						 .stop = log_stop_quietly,
+						 .sync = log_sync_after_begin,
+						 .begin = log_begin };
+
+static void own_dirty_log_begins_each_sync(void **state)
+{
+	const uint64_t pages[] = { 2048, 16 };
+	struct begun b = { 0 };
+	struct tern_stats st;
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_ANON, 2, pages);
+	testvm_fill(&r.src, 1, 11);
+	rig_sessions(&r);
+	tern_session_set_dirty_ops(r.s, &begin_ops, &b);
+	rig_go(&r);
+	rig_assert_moved(&r);
+	tern_session_stats(r.s, &st, sizeof(st));
+	assert_int_equal(atomic_load(&b.begins), st.nr_rounds); /* after each but the last, and
+								 * when the guest is paused */
+	assert_int_equal(atomic_load(&b.syncs_before), 0);
+	rig_fini(&r);
+}
+
+static void own_dirty_log_fails_to_begin(void **state)
+{
+	const uint64_t pages[] = { 2048 };
+	struct begun b = { .fails = 1 };
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_ANON, 1, pages);
+	testvm_fill(&r.src, 1, 11);
+	rig_sessions(&r);
+	tern_session_set_dirty_ops(r.s, &begin_ops, &b);
+	rig_go(&r);
+	rig_assert_source_runs(&r);
+	assert_error(r.s, -EIO, "cannot read the dirty log (callbacks)");
+	rig_fini(&r);
+}
+
 static void large_device_state(void **state)
 {
 	const uint64_t pages[] = { 16 };
@@ -754,6 +822,8 @@ static const struct lane_case cases[] = {
 	LANE_CASE(pages_that_become_zero),
 	LANE_CASE(own_dirty_log),
 	LANE_CASE(own_dirty_log_fails),
+	LANE_CASE(own_dirty_log_begins_each_sync),
+	LANE_CASE(own_dirty_log_fails_to_begin),
 	LANE_CASE(large_device_state),
 	LANE_CASE(device_state_too_large_for_destination),
 	LANE_CASE(device_state_left_unread),
