@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef TERN_VMM_MACHINE_H
+#define TERN_VMM_MACHINE_H
+
+/*
+ * The machine: a KVM virtual machine with its RAM, vCPUs and devices.
+ *
+ * Interrupt controllers (8259, IOAPIC, LAPICs) and the PIT are KVM's; the serial port
+ * is ours.  Each vCPU has a thread, which lives as long as the machine.  A machine is
+ * made paused, and then gets either a guest (boot.h) or the state of one (state.h).
+ * It is used for one guest only: to take another one in, make another machine.
+ *
+ * Pausing: `running` goes false, every vCPU's immediate_exit is set, and its thread
+ * gets a signal.  KVM_RUN then ends with EINTR, after it has completed the I/O that the
+ * last exit was about; only there a vCPU stops, so its registers can be saved.
+ */
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <tern/error.h>
+#include "ram.h"
+#include "serial.h"
+
+struct machine;
+
+struct machine_config {
+	uint64_t mem; /* bytes */
+	unsigned nr_vcpus;
+	enum ram_backing backing;
+	int serial_fd;
+	/*
+	 * The guest cannot go on: @why says what happened, one sentence.  The machine is
+	 * pausing.  A vCPU's thread; must not call machine_pause() or machine_delete().
+	 */
+	void (*crashed)(void *opaque, const char *why);
+	void *opaque;
+};
+
+struct vcpu {
+	struct machine *m;
+	unsigned index;
+	int fd;
+	struct kvm_run *run;
+	struct kvm_cpuid2 *cpuid; /* what it has been given */
+	pthread_t thread;
+	bool has_thread;
+	bool inside; /* its thread is in or about KVM_RUN; guarded by m->lock */
+};
+
+struct machine {
+	struct machine_config cfg;
+	int kvm_fd, fd;
+	size_t run_size; /* of struct kvm_run, bytes */
+	unsigned xsave_size; /* of KVM_GET_XSAVE2, bytes */
+	uint32_t tsc_khz; /* of the vCPUs */
+	struct kvm_cpuid2 *supported; /* what a vCPU can have here */
+	struct kvm_msr_list *msrs; /* those that are saved; NULL: not yet looked up */
+	struct ram ram;
+	struct serial serial;
+	unsigned nr_vcpus; /* made */
+	struct vcpu *vcpus;
+
+	pthread_mutex_t lock; /* guards what follows and vcpu.inside */
+	pthread_cond_t wake; /* running or quit have changed */
+	pthread_cond_t idle; /* a vCPU has come out */
+	bool running, quit, crashed;
+};
+
+/*
+ * machine_new - make a machine with empty RAM, paused.
+ *
+ * 0, or -errno with *@err.  Threads have not been started.
+ */
+int machine_new(const struct machine_config *cfg, struct machine **out, struct tern_error *err);
+
+/* machine_start - start the vCPUs' threads; they wait for machine_resume(). */
+int machine_start(struct machine *m, struct tern_error *err);
+
+/* machine_delete - end threads, free all, set *@mp to NULL.  Tolerates NULL. */
+void machine_delete(struct machine **mp);
+
+/*
+ * machine_pause - stop all vCPUs, and wait for that @timeout_ms (< 0: for ever).
+ *
+ * A vCPU that waits for a page in postcopy does not come out before it has it.
+ * True: they have stopped, and what they sent to the serial port is written out.
+ * Any thread but a vCPU's.
+ */
+bool machine_pause(struct machine *m, int timeout_ms);
+
+/* machine_resume - let them run.  -EIO: the guest has crashed. */
+int machine_resume(struct machine *m);
+
+/* machine_is_running - has it been resumed and not been paused since? */
+bool machine_is_running(struct machine *m);
+
+/* machine_crash - pause for good because of @why, from a vCPU's thread. */
+void machine_crash(struct machine *m, const char *why);
+
+#endif

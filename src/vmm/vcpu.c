@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * One vCPU; see vcpu.h and, for how it is paused, machine.h.
+ *
+ * Its thread:	wait until running ─► KVM_RUN ─► exit? handle it ─► KVM_RUN …
+ *		      ▲                  │
+ *		      └───── EINTR ──────┘
+ *
+ * Only the signal that kicks it is let in, and its handler does nothing: what counts is
+ * that KVM_RUN ends.  A kick between the look at `running` and KVM_RUN is not lost,
+ * because it also sets immediate_exit, and that is cleared under the lock only.
+ */
+
+#define _GNU_SOURCE
+#include "vcpu.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "bootinfo.h"
+#include "cpuid.h"
+#include "../cli/cli.h"
+
+#define KICK_SIGNAL SIGUSR1
+
+/* Nothing to do but to interrupt KVM_RUN. */
+static void on_kick(int sig)
+{
+}
+
+int vcpu_init(struct vcpu *v, struct machine *m, unsigned index, struct tern_error *err)
+{
+	void *run;
+	int ret;
+
+	*v = (struct vcpu){ .m = m, .index = index, .fd = -1 };
+	v->fd = ioctl(m->fd, KVM_CREATE_VCPU, (unsigned long)index);
+	if (v->fd < 0)
+		return cli_fail(err, -errno, "cannot make vCPU %u: %s", index, strerror(errno));
+	run = mmap(NULL, m->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	if (run == MAP_FAILED)
+		return cli_fail(err, -errno, "cannot map vCPU %u: %s", index, strerror(errno));
+	v->run = run;
+	ret = cpuid_for_vcpu(m->supported, index, m->cfg.nr_vcpus, &v->cpuid, err);
+	return ret ? ret : cpuid_set(v, v->cpuid, err);
+}
+
+void vcpu_fini(struct vcpu *v)
+{
+	if (v->has_thread)
+		pthread_join(v->thread, NULL);
+	if (v->run)
+		munmap(v->run, v->m->run_size);
+	if (v->fd >= 0)
+		close(v->fd);
+	free(v->cpuid);
+}
+
+void vcpu_kick(struct vcpu *v)
+{
+	if (v->run)
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	if (v->has_thread)
+		pthread_kill(v->thread, KICK_SIGNAL);
+}
+
+/* Wait until the machine runs.  False: the thread is to end. */
+static bool enter(struct vcpu *v)
+{
+	struct machine *m = v->m;
+	bool go;
+
+	pthread_mutex_lock(&m->lock);
+	if (v->inside && !m->running) {
+		v->inside = false;
+		pthread_cond_broadcast(&m->idle);
+	}
+	while (!m->running && !m->quit)
+		pthread_cond_wait(&m->wake, &m->lock);
+	go = !m->quit;
+	v->inside = go;
+	if (go)
+		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&m->lock);
+	return go;
+}
+
+/* A port is read or written, perhaps several times by one instruction. */
+static void handle_io(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	unsigned reg = run->io.port - BOOT_SERIAL_PORT;
+	bool serial = reg < SERIAL_PORTS && run->io.size == 1;
+
+	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
+		if (run->io.direction == KVM_EXIT_IO_OUT) {
+			if (serial)
+				serial_out(&v->m->serial, reg, *data);
+		} else if (serial) {
+			*data = serial_in(&v->m->serial, reg);
+		} else {
+			memset(data, 0xff, run->io.size);
+		}
+	}
+}
+
+/* The guest cannot go on. */
+static void crash(struct vcpu *v, const char *what)
+{
+	struct kvm_regs regs = { 0 };
+	char why[200];
+
+	ioctl(v->fd, KVM_GET_REGS, &regs);
+	snprintf(why, sizeof(why), "vCPU %u: %s at rip 0x%llx; the guest is stopped", v->index,
+		 what, (unsigned long long)regs.rip);
+	machine_crash(v->m, why);
+}
+
+/* What KVM_RUN came back for. */
+static void handle_exit(struct vcpu *v)
+{
+	char what[96];
+
+	switch (v->run->exit_reason) {
+	case KVM_EXIT_IO:
+		handle_io(v);
+		break;
+	case KVM_EXIT_MMIO:
+		/* Nobody is there. */
+		if (!v->run->mmio.is_write)
+			memset(v->run->mmio.data, 0xff, sizeof(v->run->mmio.data));
+		break;
+	case KVM_EXIT_INTR:
+		break;
+	case KVM_EXIT_SHUTDOWN:
+		crash(v, "triple fault");
+		break;
+	default:
+		snprintf(what, sizeof(what), "KVM exit reason %u, suberror %u", v->run->exit_reason,
+			 v->run->exit_reason == KVM_EXIT_INTERNAL_ERROR ? v->run->internal.suberror
+									: 0);
+		crash(v, what);
+	}
+}
+
+/* The thread. */
+static void *vcpu_main(void *opaque)
+{
+	struct vcpu *v = opaque;
+	char what[96];
+	sigset_t set;
+
+	sigfillset(&set);
+	sigdelset(&set, KICK_SIGNAL);
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+	while (enter(v)) {
+		int r;
+
+		while ((r = ioctl(v->fd, KVM_RUN, 0)) == 0)
+			handle_exit(v);
+		if (errno == EINTR || errno == EAGAIN)
+			continue;
+		snprintf(what, sizeof(what), "KVM_RUN failed: %s", strerror(errno));
+		crash(v, what);
+	}
+	return NULL;
+}
+
+int vcpu_start(struct vcpu *v, struct tern_error *err)
+{
+	struct sigaction sa = { .sa_handler = on_kick };
+	char name[16];
+	int ret;
+
+	sigaction(KICK_SIGNAL, &sa, NULL);
+	ret = pthread_create(&v->thread, NULL, vcpu_main, v);
+	if (ret)
+		return cli_fail(err, -ret, "cannot start a thread for vCPU %u: %s", v->index,
+				strerror(ret));
+	pthread_mutex_lock(&v->m->lock);
+	v->has_thread = true;
+	pthread_mutex_unlock(&v->m->lock);
+	snprintf(name, sizeof(name), "vcpu%u", v->index);
+	pthread_setname_np(v->thread, name);
+	return 0;
+}
