@@ -18,8 +18,8 @@
 #include "../cli/cli.h"
 
 #define GIB (1ull << 30)
-#define PTE_TABLE 3u /* present, writable */
-#define PTE_LARGE 0x83u /* and 2 MiB */
+#define PTE_TABLE 7u /* present, writable, for users too */
+#define PTE_LARGE 0x87u /* and 2 MiB */
 
 #define CR0_BITS 0x80050033u /* PG AM WP NE ET MP PE */
 #define CR4_BITS 0x620u /* OSXMMEXCPT OSFXSR PAE */

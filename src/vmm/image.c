@@ -19,17 +19,21 @@
 
 /* In guests/embedded.S. */
 extern const uint8_t guest_image_counter[], guest_image_counter_end[];
+extern const uint8_t guest_image_dirty[], guest_image_dirty_end[];
+extern const uint8_t guest_image_check[], guest_image_check_end[];
 
 static const struct {
 	const char *name;
 	const uint8_t *begin, *end;
 } built_in[] = {
 	{ "counter", guest_image_counter, guest_image_counter_end },
+	{ "dirty", guest_image_dirty, guest_image_dirty_end },
+	{ "check", guest_image_check, guest_image_check_end },
 };
 
 const char *image_names(void)
 {
-	return "counter";
+	return "counter, dirty, check";
 }
 
 /* Copy one segment; @file has @size bytes. */

@@ -11,5 +11,7 @@ guest_image_\name\()_end:
 
 	.section .rodata
 	image	counter
+	image	dirty
+	image	check
 
 	.section .note.GNU-stack, "", @progbits

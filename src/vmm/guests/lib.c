@@ -6,6 +6,7 @@
 
 #define LAPIC ((volatile uint32_t *)0xfee00000u)
 #define IOAPIC ((volatile uint32_t *)0xfec00000u)
+#define VECTOR_UD 6
 #define RAM_ALIGN 0x200000ull
 
 struct gate {
@@ -15,7 +16,19 @@ struct gate {
 	uint32_t offset_high, zero;
 } __attribute__((packed));
 
+#define STACK_BYTES 16384u /* as in start.S */
+#define TSS_SELECTOR(cpu) (0x28u + 16u * (cpu))
+
+/* Only there to say where the stack of more privilege is. */
+static struct tss {
+	uint32_t reserved;
+	uint64_t rsp0;
+	uint32_t rest[23];
+} __attribute__((packed, aligned(16))) tss[BOOT_VCPUS_MAX];
+
 const struct boot_info *boot;
+extern char stacks[];
+extern uint64_t gdt[];
 extern const char interrupt_stubs[];
 static struct gate idt[64] __attribute__((aligned(16)));
 static volatile int idt_ready;
@@ -57,11 +70,38 @@ static char *put_number(char *at, uint64_t n, unsigned base)
 	return at;
 }
 
+/* A line that is ready to be sent. */
+struct line {
+	size_t len;
+	char text[256];
+};
+
+static uint64_t line_send(uint64_t argument)
+{
+	const struct line *l = (const struct line *)argument;
+	const char *from = l->text;
+	size_t n = l->len;
+
+	while (__atomic_exchange_n(&print_lock, 1, __ATOMIC_ACQUIRE))
+		cpu_relax();
+	asm volatile("rep outsb" : "+S"(from), "+c"(n) : "d"(BOOT_SERIAL_PORT) : "memory");
+	__atomic_store_n(&print_lock, 0, __ATOMIC_RELEASE);
+	return 0;
+}
+
+/* Is this code behind user_run()? */
+static bool is_user(void)
+{
+	uint16_t cs;
+
+	asm volatile("mov %%cs, %0" : "=r"(cs));
+	return cs & 3;
+}
+
 void say_pieces(const struct piece *p, unsigned nr)
 {
-	char line[256], *at = line, *end = line + sizeof(line) - 26;
-	const char *from = line;
-	size_t n;
+	struct line l;
+	char *at = l.text, *end = l.text + sizeof(l.text) - 26;
 
 	for (unsigned i = 0; i < nr && at < end; i++) {
 		if (p[i].text)
@@ -71,11 +111,11 @@ void say_pieces(const struct piece *p, unsigned nr)
 			at = put_number(at, p[i].number, p[i].hex ? 16 : 10);
 	}
 	*at++ = '\n';
-	n = (size_t)(at - line);
-	while (__atomic_exchange_n(&print_lock, 1, __ATOMIC_ACQUIRE))
-		cpu_relax();
-	asm volatile("rep outsb" : "+S"(from), "+c"(n) : "d"(BOOT_SERIAL_PORT) : "memory");
-	__atomic_store_n(&print_lock, 0, __ATOMIC_RELEASE);
+	l.len = (size_t)(at - l.text);
+	if (is_user())
+		kernel_call(line_send, (uint64_t)&l);
+	else
+		line_send((uint64_t)&l);
 }
 
 /* ------------------------------------------------------------------ interrupts */
@@ -88,6 +128,11 @@ static unsigned this_cpu(void)
 /* Any vector; called from start.S. */
 void interrupt(struct frame *f)
 {
+	if (f->vector == VECTOR_UD && f->rip == (uint64_t)kernel_call) {
+		f->rax = ((uint64_t(*)(uint64_t))f->rdi)(f->rsi);
+		f->rip += 2;
+		return;
+	}
 	if (f->vector < 32) {
 		print_lock = 0;
 		say(T("guest: exception "), N(f->vector), T(" on vcpu "), N(this_cpu()),
@@ -127,6 +172,18 @@ static void idt_load(void)
 	asm volatile("lidt %0" : : "m"(p));
 }
 
+/* Where the stack is when an interrupt takes privileges back. */
+static void tss_load(unsigned cpu)
+{
+	uint64_t base = (uint64_t)&tss[cpu];
+
+	tss[cpu].rsp0 = (uint64_t)stacks + (cpu + 1) * STACK_BYTES;
+	gdt[TSS_SELECTOR(cpu) / 8] = (sizeof(struct tss) - 1) | (base & 0xffffff) << 16 |
+				     0x89ull << 40 | (base >> 24 & 0xff) << 56;
+	gdt[TSS_SELECTOR(cpu) / 8 + 1] = base >> 32;
+	asm volatile("ltr %w0" : : "r"(TSS_SELECTOR(cpu)) : "memory");
+}
+
 void timer_start(uint32_t ns)
 {
 	LAPIC[0x3e0 / 4] = 0xb; /* divide by 1; KVM's bus has 1 GHz */
@@ -162,6 +219,7 @@ void guest_start(const struct boot_info *info, unsigned cpu)
 	while (!__atomic_load_n(&idt_ready, __ATOMIC_ACQUIRE))
 		cpu_relax();
 	idt_load();
+	tss_load(cpu);
 	LAPIC[0xf0 / 4] = 0x100 | VECTOR_SPURIOUS;
 	LAPIC[0x350 / 4] = 0x10000; /* LINT0: nothing comes from the 8259s */
 	guest_main(cpu);

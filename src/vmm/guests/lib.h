@@ -27,11 +27,26 @@ struct frame {
 
 extern const struct boot_info *boot; /* set before guest_main() */
 
-/* What a guest has to define: run on vCPU @cpu, with interrupts off; never returns. */
+/*
+ * What a guest has to define: run on vCPU @cpu, with interrupts off and all privileges;
+ * never returns.
+ *
+ * Work that takes the CPU for long belongs behind user_run(): a host that virtualizes in
+ * software may run only unprivileged code directly, and interpret the rest at a
+ * thousandth of the speed.
+ */
 void guest_main(unsigned cpu);
 
 /* And for an interrupt that is not an exception; the LAPIC is told by the caller. */
 void guest_interrupt(unsigned cpu, unsigned vector);
+
+/* ----------------------------------------------------------------- privileges */
+
+/* user_run - go on with fn(cpu) without privileges; never returns. */
+void user_run(void (*fn)(unsigned cpu), unsigned cpu) __attribute__((noreturn));
+
+/* kernel_call - from there: the result of fn(argument), run with all privileges. */
+uint64_t kernel_call(uint64_t (*fn)(uint64_t argument), uint64_t argument);
 
 /* ----------------------------------------------------------------------- CPU */
 
@@ -106,6 +121,32 @@ void timer_start(uint32_t ns);
 
 /* pit_start - PIT through the IOAPIC to vCPU 0: VECTOR_PIT with a divisor of 1193182 Hz. */
 void pit_start(uint16_t divisor);
+
+/* ---------------------------------------------------------------------- time */
+
+/* clock_start - begin to use kvmclock on this vCPU.  False: there is none. */
+bool clock_start(unsigned cpu);
+
+/* clock_ns - kvmclock, after clock_start(); 0: there is none. */
+uint64_t clock_ns(unsigned cpu);
+
+/* tsc_from_us - @us in units of rdtsc(); tsc_to_us - and back. */
+uint64_t tsc_from_us(uint64_t us);
+uint64_t tsc_to_us(uint64_t tsc);
+
+/* ------------------------------------------------------------------ registers */
+
+/*
+ * registers_load - put a pattern of this vCPU into registers that C code does not use.
+ *
+ * x87, SSE and AVX registers, debug registers, CR2, CR8, and MSRs; see registers.c.
+ * From behind user_run(), after registers_allow() before it.
+ */
+void registers_allow(unsigned cpu);
+void registers_load(unsigned cpu);
+
+/* registers_check - NULL: all still hold it; else the name of one that does not. */
+const char *registers_check(unsigned cpu);
 
 /* -------------------------------------------------------------------- options */
 

@@ -89,12 +89,40 @@ common_entry:
 	add	$16, %rsp
 	iretq
 
+	/* user_run(fn, cpu): fn(cpu) at the lowest privilege; never returns. */
+	.globl	user_run
+user_run:
+	lea	1(%rsi), %rax
+	imul	$STACK_BYTES, %rax
+	lea	user_stacks(%rip), %rcx
+	lea	-8(%rcx, %rax), %rax
+	push	$0x1b
+	push	%rax
+	push	$0x2 /* interrupts off */
+	push	$0x23
+	push	%rdi
+	mov	%rsi, %rdi
+	iretq
+
+	/*
+	 * kernel_call(fn, argument): the result of fn(argument) at the highest privilege.
+	 * By an exception: not every host passes software interrupts on to the guest.
+	 */
+	.globl	kernel_call
+kernel_call:
+	ud2
+	ret
+
 	.section .data
 	.balign	16
+	.globl	gdt
 gdt:
 	.quad	0
-	.quad	0x00af9b000000ffff /* 64-bit code */
-	.quad	0x00cf93000000ffff /* data */
+	.quad	0x00af9b000000ffff /* 0x08: 64-bit code */
+	.quad	0x00cf93000000ffff /* 0x10: data */
+	.quad	0x00cff3000000ffff /* 0x18: data of users */
+	.quad	0x00affb000000ffff /* 0x20: 64-bit code of users */
+	.skip	16 * 64            /* 0x28: a task state segment for each vCPU */
 gdt_end:
 gdt_pointer:
 	.word	gdt_end - gdt - 1
@@ -102,7 +130,10 @@ gdt_pointer:
 
 	.section .bss
 	.balign	4096
+	.globl	stacks
 stacks:
+	.skip	STACK_BYTES * 64
+user_stacks:
 	.skip	STACK_BYTES * 64
 
 	.section .note.GNU-stack, "", @progbits
