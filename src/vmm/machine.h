@@ -56,7 +56,7 @@ struct machine {
 	unsigned xsave_size; /* of KVM_GET_XSAVE2, bytes */
 	uint32_t tsc_khz; /* of the vCPUs */
 	struct kvm_cpuid2 *supported; /* what a vCPU can have here */
-	struct kvm_msr_list *msrs; /* those that are saved; NULL: not yet looked up */
+	struct kvm_msr_list *msrs; /* those that are saved; see state_prepare() */
 	struct ram ram;
 	struct serial serial;
 	unsigned nr_vcpus; /* made */

@@ -8,52 +8,71 @@
 #include <unistd.h>
 #include <tern/session.h>
 #include "args.h"
-#include "boot.h"
-#include "machine.h"
+#include "qmp.h"
+#include "vmm.h"
 #include "../cli/cli.h"
+
+/* Wait for a guest, or run ours. */
+static int begin(struct vmm *v, struct tern_error *err)
+{
+	if (!v->args.incoming)
+		return vmm_cont(v, false, err);
+	if (!strcmp(v->args.incoming, ARGS_INCOMING_DEFER))
+		return 0;
+	return migration_listen(&v->migration, v->args.incoming, err);
+}
+
+/* Run a machine until the end. */
+static int run(const struct args *args, struct tern_error *err)
+{
+	struct vmm v;
+	struct qmp q;
+	int ret = vmm_init(&v, args, err);
+
+	if (ret) {
+		vmm_fini(&v);
+		return ret;
+	}
+	ret = qmp_open(&q, &v, args->control, err);
+	if (!ret)
+		ret = begin(&v, err);
+	if (!ret)
+		ret = qmp_serve(&q, err);
+	qmp_close(&q);
+	if (migration_must_stay(&v.migration)) {
+		/* The other side might never answer, and a vCPU may wait for its pages. */
+		vmm_complain("ended in the middle of postcopy: the guest is lost");
+		_exit(CLI_EXIT_FAILED);
+	}
+	vmm_fini(&v);
+	return ret;
+}
 
 /* `tern-vm run`. */
 static int cmd_run(int argc, char **argv)
 {
 	struct tern_error err = { 0 };
-	struct machine *m = NULL;
 	struct args args;
 	sigset_t set;
-	int sig, ret;
 
 	if (args_parse(argc, argv, &args, &err)) {
-		fprintf(stderr, "tern-vm: %s\n", err.message);
+		vmm_complain("%s", err.message);
 		return CLI_EXIT_USAGE;
 	}
 	if (args.help) {
 		args_usage();
 		return CLI_EXIT_OK;
 	}
-	struct machine_config cfg = {
-		.mem = args.mem,
-		.nr_vcpus = args.vcpus,
-		.backing = args.backing,
-		.serial_fd = STDOUT_FILENO,
-	};
-
+	/* Before any thread is there: all of them inherit it. */
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	ret = machine_new(&cfg, &m, &err);
-	if (!ret)
-		ret = boot(m, args.guest, args.guest_args, &err);
-	if (!ret)
-		ret = machine_start(m, &err);
-	if (!ret) {
-		machine_resume(m);
-		sigwait(&set, &sig);
-		machine_pause(m, -1);
-	} else {
-		fprintf(stderr, "tern-vm: %s\n", err.message);
+	if (run(&args, &err)) {
+		vmm_complain("%s", err.message);
+		return CLI_EXIT_FAILED;
 	}
-	machine_delete(&m);
-	return ret ? CLI_EXIT_FAILED : CLI_EXIT_OK;
+	return CLI_EXIT_OK;
 }
 
 /* `tern-vm help`. */
@@ -85,9 +104,8 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[1], subcommands[i].name) || !strcmp(argv[1], subcommands[i].alias))
 			return subcommands[i].run(argc - 1, argv + 1);
 	if (argc > 1)
-		fprintf(stderr, "tern-vm: unknown command \"%s\"; tern-vm help tells more\n",
-			argv[1]);
+		vmm_complain("unknown command \"%s\"; tern-vm help tells more", argv[1]);
 	else
-		fprintf(stderr, "tern-vm: no command; tern-vm help tells more\n");
+		vmm_complain("no command; tern-vm help tells more");
 	return CLI_EXIT_USAGE;
 }

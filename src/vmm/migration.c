@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+
+/*
+ * Migrations; see migration.h, and vmm.h for the run states.
+ *
+ *	source		pause()    running → finish-migrate
+ *			save()
+ *			resume()   finish-migrate → running: it failed before GO
+ *			completed  finish-migrate → postmigrate
+ *	destination	load()
+ *			resume()   inmigrate → running (or paused, if it came paused)
+ */
+
+#include "migration.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "state.h"
+#include "vmm.h"
+#include "../cli/cli.h"
+
+void migration_init(struct migration *g, struct vmm *v)
+{
+	*g = (struct migration){ .vmm = v };
+}
+
+void migration_fini(struct migration *g)
+{
+	tern_session_delete(&g->session);
+}
+
+bool migration_runs(const struct migration *g)
+{
+	switch (g->session ? tern_session_state(g->session) : TERN_STATE_NONE) {
+	case TERN_STATE_NONE:
+	case TERN_STATE_COMPLETED:
+	case TERN_STATE_FAILED:
+	case TERN_STATE_CANCELLED:
+		return false;
+	default:
+		return true;
+	}
+}
+
+bool migration_must_stay(const struct migration *g)
+{
+	switch (g->session ? tern_session_state(g->session) : TERN_STATE_NONE) {
+	case TERN_STATE_POSTCOPY_ACTIVE:
+	case TERN_STATE_POSTCOPY_PAUSED:
+	case TERN_STATE_POSTCOPY_RECOVER:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* --------------------------------------------- callbacks, on the session's thread */
+
+/* Source: stop the guest, and remember whether it ran. */
+static int vm_pause(void *opaque)
+{
+	struct migration *g = opaque;
+	struct vmm *v = g->vmm;
+
+	pthread_mutex_lock(&v->lock);
+	g->wants_to_run = v->state == RUN_RUNNING;
+	v->state = RUN_FINISH_MIGRATE;
+	pthread_mutex_unlock(&v->lock);
+	machine_pause(v->machine, -1);
+	if (g->wants_to_run)
+		events_post(&v->events, "STOP", NULL);
+	return 0;
+}
+
+/* Either side: let it run, if it ran. */
+static int vm_resume(void *opaque)
+{
+	struct migration *g = opaque;
+	struct vmm *v = g->vmm;
+	int ret = 0;
+
+	pthread_mutex_lock(&v->lock);
+	v->state = g->wants_to_run ? RUN_RUNNING : RUN_PAUSED;
+	if (g->wants_to_run)
+		ret = machine_resume(v->machine);
+	if (ret)
+		v->state = RUN_INTERNAL_ERROR;
+	pthread_mutex_unlock(&v->lock);
+	if (g->wants_to_run && !ret)
+		events_post(&v->events, "RESUME", NULL);
+	return ret;
+}
+
+/* Source: device state. */
+static int vm_save(void *opaque, struct tern_state_writer *w)
+{
+	struct migration *g = opaque;
+	struct section_buf b = { 0 };
+	struct tern_error err = { 0 };
+	int ret = state_save(g->vmm->machine, g->wants_to_run, &b, &err);
+
+	if (ret)
+		vmm_complain("%s", err.message);
+	else
+		ret = tern_state_write(w, b.p, b.len);
+	free(b.p);
+	return ret;
+}
+
+/* Destination: device state. */
+static int vm_load(void *opaque, struct tern_state_reader *r)
+{
+	struct migration *g = opaque;
+	size_t len = tern_state_remaining(r);
+	struct tern_error err = { 0 };
+	uint8_t *p = malloc(len + 1);
+	int ret = p ? tern_state_read(r, p, len) : -ENOMEM;
+
+	if (!ret)
+		ret = state_load(g->vmm->machine, p, len, &g->wants_to_run, &err);
+	if (ret)
+		vmm_complain("%s", err.code ? err.message : strerror(-ret));
+	free(p);
+	return ret;
+}
+
+/* A migration has ended: what becomes of the guest here? */
+static void on_end(struct migration *g)
+{
+	enum tern_outcome outcome = tern_session_outcome(g->session);
+	struct vmm *v = g->vmm;
+
+	pthread_mutex_lock(&v->lock);
+	if (g->role == TERN_SOURCE && v->state == RUN_FINISH_MIGRATE) {
+		if (outcome == TERN_OUTCOME_DESTINATION) {
+			v->state = RUN_POSTMIGRATE;
+		} else {
+			v->state = RUN_PAUSED;
+			v->in_doubt = outcome == TERN_OUTCOME_UNKNOWN;
+		}
+	}
+	pthread_mutex_unlock(&v->lock);
+}
+
+static void on_event(void *opaque, const struct tern_event *e)
+{
+	struct migration *g = opaque;
+	struct vmm *v = g->vmm;
+
+	if (e->error)
+		vmm_complain("%s", e->error->message);
+	if (e->type != TERN_EVENT_STATE)
+		return;
+	if (e->state == TERN_STATE_COMPLETED || e->state == TERN_STATE_FAILED ||
+	    e->state == TERN_STATE_CANCELLED)
+		on_end(g);
+	events_post(&v->events, "MIGRATION",
+		    json_pack("{s:s}", "status", tern_state_name(e->state)));
+}
+
+/* ----------------------------------------------------------------- main thread */
+
+/* A session with the machine's RAM, the callbacks and the parameters. */
+static int session_make(struct migration *g, enum tern_role role, struct tern_error *err)
+{
+	static const struct tern_vm_ops ops = {
+		.pause = vm_pause,
+		.resume = vm_resume,
+		.save = vm_save,
+		.load = vm_load,
+	};
+	const struct machine *m = g->vmm->machine;
+	int ret;
+
+	tern_session_delete(&g->session);
+	ret = tern_session_new(role, &g->session);
+	if (ret)
+		return cli_fail(err, ret, "cannot make a session: %s", strerror(-ret));
+	g->role = role;
+	for (unsigned i = 0; i < RAM_REGIONS; i++) {
+		const struct ram_region *r = &m->ram.region[i];
+		const struct tern_region_desc desc = {
+			.name = r->name,
+			.hva = r->hva,
+			.size = r->size,
+			.gpa = r->gpa,
+			.numa_node = TERN_NODE_ANY,
+			.fd = r->fd,
+			.flags = role == TERN_DESTINATION ? TERN_REGION_ZEROED : 0,
+		};
+
+		ret = tern_session_add_region(g->session, &desc);
+		if (ret < 0) {
+			tern_session_error(g->session, err);
+			return cli_fail(err, ret, "region %s: %s", r->name, strerror(-ret));
+		}
+	}
+	tern_session_set_vm_ops(g->session, &ops, g);
+	tern_session_set_event_handler(g->session, on_event, g);
+	return params_apply(&g->params, g->session, err);
+}
+
+/* What connecting or listening gave. */
+static int started(struct migration *g, int ret, const char *what, const char *uri,
+		   struct tern_error *err)
+{
+	if (!ret)
+		return 0;
+	tern_session_error(g->session, err);
+	cli_fail(err, ret, "cannot %s %s: %s", what, uri, strerror(-ret));
+	tern_session_delete(&g->session);
+	return ret;
+}
+
+int migration_start(struct migration *g, const char *uri, struct tern_error *err)
+{
+	enum run_state state = vmm_state(g->vmm);
+	int ret;
+
+	if (migration_runs(g))
+		return cli_fail(err, -EBUSY, "a migration is under way: %s",
+				tern_state_name(tern_session_state(g->session)));
+	if (state != RUN_RUNNING && state != RUN_PAUSED)
+		return cli_fail(err, -EBUSY, "there is no guest to be moved: the state is %s",
+				vmm_state_name(state));
+	ret = session_make(g, TERN_SOURCE, err);
+	if (ret) {
+		tern_session_delete(&g->session);
+		return ret;
+	}
+	return started(g, tern_session_connect(g->session, uri), "connect to", uri, err);
+}
+
+int migration_listen(struct migration *g, const char *uri, struct tern_error *err)
+{
+	char at[256];
+	int ret;
+
+	if (migration_runs(g))
+		return cli_fail(err, -EBUSY, "a migration is under way: %s",
+				tern_state_name(tern_session_state(g->session)));
+	ret = session_make(g, TERN_DESTINATION, err);
+	if (ret) {
+		tern_session_delete(&g->session);
+		return ret;
+	}
+	ret = started(g, tern_session_listen(g->session, uri), "listen at", uri, err);
+	if (ret)
+		return ret;
+	tern_session_uri(g->session, at, sizeof(at));
+	vmm_complain("listening on %s", at);
+	return 0;
+}
+
+int migration_cancel(struct migration *g, struct tern_error *err)
+{
+	int ret = g->session ? tern_session_cancel(g->session) : -ESRCH;
+
+	if (ret == -EBUSY)
+		return cli_fail(
+			err, ret,
+			"the migration cannot be cancelled any more: the guest belongs to the "
+			"destination");
+	return 0;
+}
+
+int migration_recover(struct migration *g, const char *uri, struct tern_error *err)
+{
+	int ret = g->session ? tern_session_recover(g->session, uri) : -EBUSY;
+
+	if (!ret)
+		return 0;
+	if (ret == -EBUSY)
+		return cli_fail(err, ret, "no migration is in state postcopy-paused");
+	if (g->role == TERN_DESTINATION)
+		return cli_fail(
+			err, ret,
+			"the destination waits for its source by itself; recover the source");
+	return cli_fail(err, ret, "cannot connect to %s: %s", uri, strerror(-ret));
+}
+
+/* What QEMU's users expect beside the library's own figures. */
+static json_t *ram_json(const struct tern_stats *st)
+{
+	return json_pack(
+		"{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "transferred",
+		(json_int_t)st->sent_bytes, "remaining", (json_int_t)st->remaining_bytes, "total",
+		(json_int_t)st->ram_bytes, "duplicate", (json_int_t)st->zero_pages, "skipped",
+		(json_int_t)st->skipped_pages, "normal", (json_int_t)st->normal_pages,
+		"normal-bytes", (json_int_t)(st->normal_pages * TERN_PAGE_SIZE), "dirty-pages-rate",
+		(json_int_t)(st->dirty_rate / TERN_PAGE_SIZE), "mbps",
+		(double)st->bandwidth * 8 / 1e6, "dirty-sync-count", (json_int_t)st->nr_rounds);
+}
+
+/* The library's statistics, downtime ledger and all. */
+static json_t *tern_json(const struct tern_session *s)
+{
+	json_t *o = NULL;
+	char *text;
+
+	if (!tern_session_stats_json(s, &text)) {
+		o = json_loads(text, 0, NULL);
+		free(text);
+	}
+	return o ? o : json_null();
+}
+
+json_t *migration_json(const struct migration *g)
+{
+	struct tern_error err;
+	struct tern_stats st;
+	char uri[256];
+	json_t *o;
+
+	if (!g->session || tern_session_stats(g->session, &st, sizeof(st)))
+		return json_object();
+	tern_session_uri(g->session, uri, sizeof(uri));
+	o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "status",
+		      tern_state_name(st.state), "role",
+		      g->role == TERN_SOURCE ? "source" : "destination", "uri", uri, "total-time",
+		      (json_int_t)(st.total_ns / 1000000), "setup-time",
+		      (json_int_t)(st.setup_ns / 1000000), "downtime",
+		      (json_int_t)(st.downtime_ns / 1000000), "expected-downtime",
+		      (json_int_t)(st.expected_downtime_ns / 1000000), "ram", ram_json(&st), "tern",
+		      tern_json(g->session));
+	if (tern_session_error(g->session, &err))
+		json_object_set_new(o, "error-desc", json_string(err.message));
+	return o;
+}
