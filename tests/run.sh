@@ -42,7 +42,7 @@ usage()
 	  --leave-out LIST    parts of the machine or of this run to do without, by
 	                      name, separated by commas: kvm, hugetlb, userfaultfd,
 	                      qemu, ipv6, lab, asan, tsan, fuzz
-	  --suite NAME        only unit, cli, integration, fault, perf, lab, ... or fuzz;
+	  --suite NAME        only unit, cli, integration, vmm, fault, perf, lab, ... or fuzz;
 	                      or lab-tool: all tests of the lab itself (10 minutes)
 	  --jobs N            tests and compilers at a time (default: CPUs)
 	  --build-root DIR    where the builds and logs go (default: build-tests/)
@@ -223,6 +223,7 @@ test_plain()
 	build plain --buildtype=debugoptimized -Drdma=enabled || return
 	run_suites plain "$jobs" unit cli
 	run_suites plain "$jobs" integration
+	run_suites plain "$jobs" vmm
 	run_suites plain $((2 * jobs)) fault # they mostly wait for timeouts
 	run_suites plain 1 perf
 }
