@@ -15,7 +15,7 @@ import tempfile
 import unittest
 
 from serial import Serial
-from vmmtool import CommandError, TIMEOUT, Vm, leave_out
+from vmmtool import CommandError, Proxy, TIMEOUT, Vm, leave_out
 
 if __name__ == "__main__":
     TERN_VM, STATETOOL, IMAGES = sys.argv[1:4]
@@ -171,11 +171,28 @@ class Failures(Case):
         self.assertEqual(a.wait_migration("completed", "failed"), "failed")
         self.goes_on(a, c)
 
+    def test_source_dies(self):
+        """The destination has no guest then, and can wait for another one."""
+        a, b = self.pair("--guest", "check")
+        self.serial.wait_more()
+        a.command("migrate-set-parameters", max_bandwidth=1 << 20)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        a.command("migrate", uri=b.command("query-migrate")["uri"])
+        a.wait_migration("active")
+        a.kill()
+        self.assertEqual(b.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(b.status(), "inmigrate")
+        os.truncate(self.serial.path, 0)
+        c = self.vm(*SMALL)
+        self.serial.wait_more()
+        c.migrate_to(b)
+        self.serial.wait_more()
+
     def test_other_memory_size(self):
         a, b = self.pair(destination=["--mem", "32M", "--vcpus", "2"])
         c = self.vm(*SMALL, "--incoming", "defer")
         b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
-        self.fails(a, b.command("query-migrate")["uri"], "ram-low", "size")
+        self.fails(a, b.command("query-migrate")["uri"], "RAM size", "67108864")
         self.goes_on(a, c)
 
     def test_other_number_of_vcpus(self):
@@ -185,6 +202,61 @@ class Failures(Case):
         self.fails(a, b.command("query-migrate")["uri"])
         self.assertIn("the guest has 2 vCPUs, this machine 3", b.stderr())
         self.goes_on(a, c)
+
+
+class LostLinks(Case):
+    """The link is lost in postcopy: both sides wait, and go on over another one."""
+
+    def begin(self):
+        """A guest that has moved while most of its pages are still to come, by a proxy."""
+        a, b = self.pair("--guest", "check")
+        self.serial.wait_more()
+        a.command("migrate-set-parameters", mode="postcopy", max_postcopy_bandwidth=4 << 20)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        uri = b.command("query-migrate")["uri"]
+        proxy = Proxy(int(uri.rsplit(":", 1)[1]))
+        self.addCleanup(proxy.cut)
+        a.command("migrate", uri=f"tcp:127.0.0.1:{proxy.port}")
+        for vm in (a, b):
+            vm.wait_migration("postcopy-active")
+        return a, b, uri, proxy
+
+    def test_statistics_while_pages_are_missing(self):
+        a, b, _, _ = self.begin()
+        for _ in range(10):
+            for vm in (a, b):
+                self.assertEqual(vm.command("query-migrate")["status"], "postcopy-active")
+        a.command("migrate-set-parameters", max_postcopy_bandwidth=0)
+        for vm in (a, b):
+            self.assertEqual(vm.wait_migration("completed", "failed"), "completed")
+        self.serial.wait_more()
+
+    def test_recover(self):
+        a, b, uri, proxy = self.begin()
+        proxy.cut()
+        for vm in (a, b):
+            vm.wait_migration("postcopy-paused")
+        self.assertEqual((a.status(), b.status()), ("finish-migrate", "running"))
+        self.refused(a, "GenericError", ["cannot be continued"], "cont")
+        self.refused(a, "GenericError", ["belongs to the destination"], "migrate_cancel")
+        # A vCPU that waits for a page cannot be stopped now; the command comes back anyway.
+        b.command("stop")
+        b.command("cont")
+        a.command("migrate-set-parameters", max_postcopy_bandwidth=0)
+        a.command("migrate-recover", uri=uri)
+        for vm in (a, b):
+            self.assertEqual(vm.wait_migration("completed", "failed"), "completed")
+        self.assertEqual((a.status(), b.status()), ("postmigrate", "running"))
+        self.serial.wait_more()
+        self.assertEqual((a.quit(), b.quit()), (0, 0))
+
+    def test_quit_while_pages_are_missing(self):
+        a, b, _, proxy = self.begin()
+        proxy.cut()
+        for vm in (a, b):
+            vm.wait_migration("postcopy-paused")
+            self.assertEqual(vm.quit(), 1)
+            self.assertIn("middle of postcopy", vm.stderr())
 
 
 class DeviceState(Case):

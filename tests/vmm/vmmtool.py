@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 TIMEOUT = 60
@@ -23,6 +24,52 @@ class CommandError(Exception):
     def __init__(self, error):
         super().__init__(error["desc"])
         self.kind = error["class"]
+
+
+class Proxy:
+    """Passes TCP connections on to a port of this machine, until the link is cut."""
+
+    def __init__(self, to):
+        self.to = to
+        self.sockets = []
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        """Take connections in."""
+        while True:
+            try:
+                one, _ = self.server.accept()
+                other = socket.create_connection(("127.0.0.1", self.to))
+            except OSError:
+                return
+            self.sockets += [one, other]
+            for ends in ((one, other), (other, one)):
+                threading.Thread(target=self.copy, args=ends, daemon=True).start()
+
+    @staticmethod
+    def copy(source, sink):
+        """One direction of one connection."""
+        try:
+            while got := source.recv(65536):
+                sink.sendall(got)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self):
+        """End all connections; no new ones."""
+        for s in [self.server, *self.sockets]:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            s.close()
 
 
 class Vm:
