@@ -3,8 +3,8 @@
 /*
  * Makes the seeds of the fuzz targets from valid messages:
  *
- *	make_corpus DIRECTORY      writes DIRECTORY/{wire,uri,stream,destination,source,rdma,
- *	                           rdma_frames}/…
+ *	make_corpus DIRECTORY      writes DIRECTORY/{wire,uri,stream,destination,source,vmstate,
+ *	                           rdma,rdma_frames}/…
  *
  * Seeds called full-* are valid to their end, and replay.c insists on that.  The
  * files are in git; run this again after a change of the protocol.
@@ -568,6 +568,7 @@ int main(int argc, char **argv)
 	make_destination(&s, argv[1]);
 	make_zero_borders(&s, argv[1]);
 	make_source(&s, argv[1]);
+	make_vmstate(&s, argv[1]);
 #ifdef HAVE_RDMA
 	make_rdma(&s, argv[1]);
 	make_rdma_frames(&s, argv[1]);

@@ -18,6 +18,9 @@ void seed_add(struct seed *s, const void *p, size_t len);
 /* seed_write - write @s to @dir/@target/@name and empty it. */
 void seed_write(struct seed *s, const char *dir, const char *target, const char *name);
 
+/* make_corpus_vmstate.c */
+void make_vmstate(struct seed *s, const char *dir);
+
 /* make_corpus_rdma.c: seeds of the targets rdma and rdma_frames. */
 void make_rdma(struct seed *s, const char *dir);
 void make_rdma_frames(struct seed *s, const char *dir);
