@@ -218,6 +218,8 @@ int migration_start(struct migration *g, const char *uri, struct tern_error *err
 	enum run_state state = vmm_state(g->vmm);
 	int ret;
 
+	if (vmm_in_doubt(g->vmm, err))
+		return -EBUSY;
 	if (migration_runs(g))
 		return cli_fail(err, -EBUSY, "a migration is under way: %s",
 				tern_state_name(tern_session_state(g->session)));

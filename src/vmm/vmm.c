@@ -115,6 +115,25 @@ enum run_state vmm_state(struct vmm *v)
 	return state;
 }
 
+/* What an operator has to know before a guest in doubt may run here. */
+static int doubt(struct tern_error *err)
+{
+	return cli_fail(err, -EBUSY,
+			"the destination was told to run the guest and did not answer; if you know "
+			"that it does not run there, continue it with \"force\": true");
+}
+
+bool vmm_in_doubt(struct vmm *v, struct tern_error *err)
+{
+	pthread_mutex_lock(&v->lock);
+	bool in_doubt = v->in_doubt;
+
+	pthread_mutex_unlock(&v->lock);
+	if (in_doubt)
+		doubt(err);
+	return in_doubt;
+}
+
 int vmm_stop(struct vmm *v, struct tern_error *err)
 {
 	enum run_state before;
@@ -146,11 +165,7 @@ int vmm_cont(struct vmm *v, bool force, struct tern_error *err)
 		break;
 	case RUN_PAUSED:
 		if (v->in_doubt && !force) {
-			ret = cli_fail(
-				err, -EBUSY,
-				"the destination was told to run the guest and did not answer; "
-				"if you know that it does not run there, repeat with "
-				"\"force\": true");
+			ret = doubt(err);
 			break;
 		}
 		ret = machine_resume(v->machine);

@@ -65,6 +65,9 @@ int vmm_renew(struct vmm *v, struct tern_error *err);
 int vmm_stop(struct vmm *v, struct tern_error *err);
 int vmm_cont(struct vmm *v, bool force, struct tern_error *err);
 
+/* vmm_in_doubt - may the guest be running elsewhere?  Then *@err says so. */
+bool vmm_in_doubt(struct vmm *v, struct tern_error *err);
+
 /* vmm_state - the run state; vmm_state_name - "running", "paused", ….  Any thread. */
 enum run_state vmm_state(struct vmm *v);
 const char *vmm_state_name(enum run_state state);

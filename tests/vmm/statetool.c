@@ -5,6 +5,8 @@
  *
  *	statetool capture MEM FILE	listens, prints its URI, writes the device state of the
  *					guest that comes to FILE, and refuses the guest
+ *	statetool vanish MEM FILE	the same, but it takes the guest, and dies when it is told
+ *					to run it
  *	statetool send MEM FILE URI	is a source whose RAM is zero and whose device state is
  *					what FILE holds; prints the outcome and the error
  *
@@ -17,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <tern/tern.h>
 
 #define MIB (1ull << 20)
@@ -24,6 +27,7 @@
 
 struct tool {
 	const char *path;
+	bool vanishes;
 };
 
 static int tool_save(void *opaque, struct tern_state_writer *w)
@@ -55,7 +59,16 @@ static int tool_load(void *opaque, struct tern_state_reader *r)
 	}
 	if (f)
 		fclose(f);
-	return -ECANCELED; /* the guest stays where it is */
+	return t->vanishes ? 0 : -ECANCELED; /* the guest stays where it is */
+}
+
+static int tool_resume(void *opaque)
+{
+	struct tool *t = opaque;
+
+	if (t->vanishes)
+		_exit(0);
+	return 0;
 }
 
 static int add_region(struct tern_session *s, const char *name, uint64_t gpa, uint64_t size)
@@ -71,7 +84,9 @@ static int add_region(struct tern_session *s, const char *name, uint64_t gpa, ui
 
 int main(int argc, char **argv)
 {
-	static const struct tern_vm_ops ops = { .save = tool_save, .load = tool_load };
+	static const struct tern_vm_ops ops = { .resume = tool_resume,
+						.save = tool_save,
+						.load = tool_load };
 	bool sends = argc == 5 && !strcmp(argv[1], "send");
 	struct tern_session *s = NULL;
 	struct tern_error err;
@@ -80,9 +95,9 @@ int main(int argc, char **argv)
 	char uri[256];
 	int ret;
 
-	if (!sends && (argc != 4 || strcmp(argv[1], "capture")))
+	if (!sends && argc != 4)
 		return 2;
-	t.path = argv[3];
+	t = (struct tool){ .path = argv[3], .vanishes = !strcmp(argv[1], "vanish") };
 	mem = strtoull(argv[2], NULL, 10) * MIB;
 	low = mem / 4 * 3 / LOW_ALIGN * LOW_ALIGN;
 	if (tern_session_new(sends ? TERN_SOURCE : TERN_DESTINATION, &s) ||

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""The control socket and the command line of tern-vm."""
+import os
+import subprocess
+
+from case import Case, IMAGES, SMALL, TERN_VM, main
+from vmmtool import TIMEOUT
+
+
+class Control(Case):
+    """The control socket."""
+
+    def test_errors(self):
+        vm = self.vm(*SMALL)
+        self.refused(vm, "CommandNotFound", ["device_add"], "device_add")
+        self.refused(vm, "GenericError", ["uri"], "migrate")
+        self.refused(vm, "GenericError", ["no argument \"url\""], "migrate", url="x")
+        self.refused(vm, "GenericError", ["smoke:x"], "migrate", uri="smoke:x")
+        self.refused(vm, "GenericError", ["there is a guest here"], "migrate-incoming",
+                     uri="tcp:127.0.0.1:0")
+        self.refused(vm, "GenericError", ["postcopy-paused"], "migrate-recover",
+                     uri="tcp:127.0.0.1:1")
+        self.assertEqual(vm.command("query-migrate"), {})
+        vm.command("migrate_cancel")
+        self.assertEqual(vm.status(), "running")
+
+    def test_lines_that_are_no_commands(self):
+        vm = self.vm(*SMALL)
+        for line in (b"{", b"[]", b"7", b'{"execute": 3}', b'{"execute": "stop", "arguments": 1}'):
+            vm.socket.sendall(line + b"\n")
+            self.assertIn("error", vm.line())
+        vm.socket.sendall(b"\n \n")
+        self.assertEqual(vm.command("query-status"), {"status": "running", "running": True})
+
+    def test_stop_and_cont(self):
+        vm = self.vm(*SMALL)
+        self.serial.wait_more()
+        vm.command("stop")
+        vm.wait_event(lambda e: e["event"] == "STOP")
+        self.assertEqual(vm.status(), "paused")
+        self.assertTrue(self.serial.is_silent())
+        vm.command("cont")
+        vm.wait_event(lambda e: e["event"] == "RESUME")
+        self.serial.wait_more()
+
+    def test_parameters(self):
+        vm = self.vm(*SMALL)
+        vm.command("migrate-set-parameters", downtime_limit=50, mode="hybrid", multifd_channels=3)
+        got = vm.command("query-migrate-parameters")
+        self.assertEqual((got["downtime-limit"], got["mode"], got["channels"]), (50, "hybrid", 3))
+        for arguments, words in (({"downtime_limit": 0}, ["downtime-limit", "from 1"]),
+                                 ({"mode": "fast"}, ["mode", "fast"]),
+                                 ({"chunk": 100000}, ["power of two"]),
+                                 ({"cpus": "x"}, ["x"]),
+                                 ({"colour": 1}, ["colour"])):
+            self.refused(vm, "GenericError", words, "migrate-set-parameters",
+                         **arguments, channels=9)
+        self.assertEqual(vm.command("query-migrate-parameters"), got)
+
+    def test_events_of_a_migration(self):
+        a, b = self.pair("--guest", "counter")
+        self.serial.wait_more()
+        a.migrate_to(b)
+        a.command("query-status")
+        self.assertIn("STOP", [e["event"] for e in a.events])
+        self.assertIn("RESUME", [e["event"] for e in b.events])
+        states = [e["data"]["status"] for e in a.events if e["event"] == "MIGRATION"]
+        self.assertEqual(states[:2], ["setup", "active"])
+
+    def test_guest_that_moved_away_cannot_be_continued(self):
+        a, b = self.pair()
+        a.migrate_to(b)
+        self.refused(a, "GenericError", ["postmigrate"], "cont")
+        self.refused(a, "GenericError", ["postmigrate"], "migrate", uri="tcp:127.0.0.1:1")
+        self.refused(b, "GenericError", ["there is a guest here"], "migrate-incoming",
+                     uri="tcp:127.0.0.1:0")
+
+    def test_socket_is_taken(self):
+        vm = self.vm(*SMALL)
+        got = subprocess.run([TERN_VM, "run", "--control", vm.control], capture_output=True,
+                             text=True, timeout=TIMEOUT, check=False)
+        self.assertEqual(got.returncode, 1)
+        self.assertIn("--control", got.stderr)
+        self.assertEqual(vm.status(), "running")
+        vm.quit()
+        self.assertFalse(os.path.exists(vm.control))
+
+
+class Usage(Case):
+    """The command line."""
+
+    def test_wrong_usage(self):
+        for args, words in ((["--mem", "3M"], "--mem"), (["--mem", "x"], "--mem"),
+                            (["--vcpus", "0"], "--vcpus"), (["--vcpus", "65"], "--vcpus"),
+                            (["--backing", "disk"], "--backing"), (["--fast"], "--fast"),
+                            (["--incoming", "smoke:1"], "smoke"), (["x"], "x"),
+                            (["--incoming", "defer"], "--control"), (["--mem"], "--mem")):
+            with self.subTest(args=args):
+                got = subprocess.run([TERN_VM, "run", *args], capture_output=True, text=True,
+                                     timeout=TIMEOUT, check=False)
+                self.assertEqual(got.returncode, 2, got.stderr)
+                self.assertIn(words, got.stderr)
+                self.assertEqual(len(got.stderr.splitlines()), 1)
+
+    def test_guests_from_files(self):
+        elf = os.path.join(IMAGES, "counter.elf")
+        flat = os.path.join(self.folder, "flat")
+        subprocess.run(["objcopy", "-O", "binary", elf, flat], check=True)
+        # A flat image has no zeroed part: RAM behind it is zero anyway.
+        for image in (elf, flat):
+            with self.subTest(image=image):
+                vm = self.vm("--guest", image)
+                self.serial.wait_more()
+                vm.quit()
+                os.unlink(self.serial.path)
+
+    def test_guest_that_does_not_fit(self):
+        path = os.path.join(self.folder, "big")
+        with open(path, "wb") as f:
+            f.truncate(32 << 20)
+        for image, words in ((path, "do not fit"), ("nobody", "counter, dirty, check")):
+            got = subprocess.run([TERN_VM, "run", "--mem", "16M", "--guest", image],
+                                 capture_output=True, text=True, timeout=TIMEOUT, check=False)
+            self.assertEqual(got.returncode, 1)
+            self.assertIn(words, got.stderr)
+
+
+if __name__ == "__main__":
+    main()

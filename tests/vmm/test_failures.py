@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Migrations of real guests that fail, and links that are lost."""
+import os
+import subprocess
+
+from case import Case, SMALL, STATETOOL, main
+from vmmtool import Proxy
+
+
+class Failures(Case):
+    """A migration that fails or is cancelled leaves the guest running at the source."""
+
+    def fails(self, source, uri, *words):
+        """A migration fails, and says why."""
+        source.command("migrate", uri=uri)
+        self.assertEqual(source.wait_migration("completed", "failed"), "failed")
+        for word in words:
+            self.assertIn(word, source.command("query-migrate")["error-desc"])
+
+    def test_nobody_listens(self):
+        a, b = self.pair("--guest", "check")
+        self.fails(a, "unix:" + os.path.join(self.folder, "nobody"), "nobody")
+        self.back_on_its_feet(a, b)
+
+    def test_cancel(self):
+        a, b = self.pair("--guest", "check")
+        self.serial.wait_more()
+        a.command("migrate-set-parameters", max_bandwidth=1 << 20)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        a.command("migrate", uri=b.command("query-migrate")["uri"])
+        a.wait_migration("active")
+        self.refused(a, "GenericError", ["under way"], "migrate", uri="tcp:127.0.0.1:1")
+        a.command("migrate_cancel")
+        self.assertEqual(a.wait_migration("completed", "failed", "cancelled"), "cancelled")
+        b.wait_migration("failed", "cancelled")
+        self.back_on_its_feet(a, b)
+
+    def test_destination_dies(self):
+        a, b = self.pair("--guest", "check")
+        c = self.vm(*SMALL, "--incoming", "defer")
+        self.serial.wait_more()
+        a.command("migrate-set-parameters", max_bandwidth=1 << 20)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        a.command("migrate", uri=b.command("query-migrate")["uri"])
+        a.wait_migration("active")
+        b.kill()
+        self.assertEqual(a.wait_migration("completed", "failed"), "failed")
+        self.back_on_its_feet(a, c)
+
+    def test_destination_vanishes_after_go(self):
+        """Nobody knows whether the guest runs there: only force continues it here."""
+        vm = self.vm(*SMALL)
+        self.serial.wait_more()
+        with subprocess.Popen([STATETOOL, "vanish", "64", os.path.join(self.folder, "state")],
+                              stdout=subprocess.PIPE, text=True) as tool:
+            vm.command("migrate", uri=tool.stdout.readline().strip())
+            self.assertEqual(vm.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(vm.command("query-migrate")["tern"]["outcome"], "unknown")
+        self.assertEqual(vm.status(), "paused")
+        self.assertTrue(self.serial.is_silent())
+        self.refused(vm, "GenericError", ["force"], "cont")
+        self.refused(vm, "GenericError", ["force"], "migrate", uri="tcp:127.0.0.1:1")
+        vm.command("cont", force=True)
+        self.serial.wait_more()
+
+    def test_source_dies(self):
+        """The destination has no guest then, and can wait for another one."""
+        a, b = self.pair("--guest", "check")
+        self.serial.wait_more()
+        a.command("migrate-set-parameters", max_bandwidth=1 << 20)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        a.command("migrate", uri=b.command("query-migrate")["uri"])
+        a.wait_migration("active")
+        a.kill()
+        self.assertEqual(b.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(b.status(), "inmigrate")
+        os.truncate(self.serial.path, 0)
+        c = self.vm(*SMALL)
+        self.serial.wait_more()
+        c.migrate_to(b)
+        self.serial.wait_more()
+
+    def test_other_memory_size(self):
+        a, b = self.pair(destination=["--mem", "32M", "--vcpus", "2"])
+        c = self.vm(*SMALL, "--incoming", "defer")
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        self.fails(a, b.command("query-migrate")["uri"], "RAM size", "67108864")
+        self.back_on_its_feet(a, c)
+
+    def test_other_number_of_vcpus(self):
+        a, b = self.pair(destination=["--mem", "64M", "--vcpus", "3"])
+        c = self.vm(*SMALL, "--incoming", "defer")
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        self.fails(a, b.command("query-migrate")["uri"])
+        self.assertIn("the guest has 2 vCPUs, this machine 3", b.stderr())
+        self.back_on_its_feet(a, c)
+
+
+class LostLinks(Case):
+    """The link is lost in postcopy: both sides wait, and go on over another one."""
+
+    def begin(self):
+        """A guest that has moved while most of its pages are still to come, by a proxy."""
+        a, b = self.pair("--guest", "check")
+        self.serial.wait_more()
+        a.command("migrate-set-parameters", mode="postcopy", max_postcopy_bandwidth=4 << 20)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        uri = b.command("query-migrate")["uri"]
+        proxy = Proxy(int(uri.rsplit(":", 1)[1]))
+        self.addCleanup(proxy.cut)
+        a.command("migrate", uri=f"tcp:127.0.0.1:{proxy.port}")
+        for vm in (a, b):
+            vm.wait_migration("postcopy-active")
+        return a, b, uri, proxy
+
+    def test_statistics_while_pages_are_missing(self):
+        a, b, _, _ = self.begin()
+        for _ in range(10):
+            for vm in (a, b):
+                self.assertEqual(vm.command("query-migrate")["status"], "postcopy-active")
+        a.command("migrate-set-parameters", max_postcopy_bandwidth=0)
+        for vm in (a, b):
+            self.assertEqual(vm.wait_migration("completed", "failed"), "completed")
+        self.serial.wait_more()
+
+    def test_recover(self):
+        a, b, uri, proxy = self.begin()
+        proxy.cut()
+        for vm in (a, b):
+            vm.wait_migration("postcopy-paused")
+        self.assertEqual((a.status(), b.status()), ("finish-migrate", "running"))
+        self.refused(a, "GenericError", ["cannot be continued"], "cont")
+        self.refused(a, "GenericError", ["belongs to the destination"], "migrate_cancel")
+        # A vCPU that waits for a page cannot be stopped now; the command comes back anyway.
+        b.command("stop")
+        b.command("cont")
+        a.command("migrate-set-parameters", max_postcopy_bandwidth=0)
+        a.command("migrate-recover", uri=uri)
+        for vm in (a, b):
+            self.assertEqual(vm.wait_migration("completed", "failed"), "completed")
+        self.assertEqual((a.status(), b.status()), ("postmigrate", "running"))
+        self.serial.wait_more()
+        self.assertEqual((a.quit(), b.quit()), (0, 0))
+
+    def test_quit_while_pages_are_missing(self):
+        a, b, _, proxy = self.begin()
+        proxy.cut()
+        for vm in (a, b):
+            vm.wait_migration("postcopy-paused")
+            self.assertEqual(vm.quit(), 1)
+            self.assertIn("middle of postcopy", vm.stderr())
+
+
+if __name__ == "__main__":
+    main()
