@@ -68,6 +68,8 @@ static int cmd_run(int argc, char **argv)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	/* A guest does not end because nobody looks at its console any more. */
+	signal(SIGPIPE, SIG_IGN);
 	if (run(&args, &err)) {
 		vmm_complain("%s", err.message);
 		return CLI_EXIT_FAILED;

@@ -13,6 +13,7 @@
 
 #define MSR_TSC 0x10u
 #define MSRS_MAX 1024u
+#define MSRS_AT_ONCE 64u
 
 /* ------------------------------------------------------------------------ CPUID */
 
@@ -36,6 +37,9 @@ int state_cpuid_load(struct machine *m, unsigned i, const uint8_t *data, uint64_
 				"device state: CPUID of vCPU %u has %llu entries, at most %u are "
 				"possible",
 				i, (unsigned long long)nr, CPUID_ENTRIES_MAX);
+	/* Two hosts of one kind; setting it takes a while. */
+	if (nr == v->cpuid->nent && !memcmp(data, v->cpuid->entries, len))
+		return 0;
 	t = calloc(1, cpuid_bytes((unsigned)nr));
 	if (!t)
 		return cli_fail(err, -ENOMEM, "device state: out of memory");
@@ -55,19 +59,31 @@ int state_cpuid_load(struct machine *m, unsigned i, const uint8_t *data, uint64_
 
 /* ---------------------------------------------------------- time stamp counter */
 
-/* Read or write one MSR.  True: done. */
-static bool msr_access(const struct vcpu *v, unsigned long request, uint32_t index, uint64_t *value)
+/* Read or write @nr MSRs, MSRS_AT_ONCE at most.  How many it were before KVM stopped, or -1. */
+static int msrs_access(const struct vcpu *v, unsigned long request, struct kvm_msr_entry *e,
+		       uint32_t nr)
 {
 	union {
 		struct kvm_msrs head;
-		uint8_t bytes[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
-	} m = { .head = { .nmsrs = 1 } };
-	struct kvm_msr_entry *entry = m.head.entries;
+		uint8_t bytes[sizeof(struct kvm_msrs) +
+			      MSRS_AT_ONCE * sizeof(struct kvm_msr_entry)];
+	} m = { .head = { .nmsrs = nr } };
+	int ret;
 
-	*entry = (struct kvm_msr_entry){ .index = index, .data = *value };
-	if (ioctl(v->fd, request, &m) != 1)
+	memcpy(m.head.entries, e, nr * sizeof(*e));
+	ret = ioctl(v->fd, request, &m);
+	memcpy(e, m.head.entries, nr * sizeof(*e));
+	return ret;
+}
+
+/* Read or write one MSR.  True: done. */
+static bool msr_access(const struct vcpu *v, unsigned long request, uint32_t index, uint64_t *value)
+{
+	struct kvm_msr_entry e = { .index = index, .data = *value };
+
+	if (msrs_access(v, request, &e, 1) != 1)
 		return false;
-	*value = entry->data;
+	*value = e.data;
 	return true;
 }
 
@@ -132,47 +148,69 @@ int state_prepare(struct machine *m, struct tern_error *err)
 
 int state_msrs_save(struct machine *m, unsigned i, struct section_buf *b, struct tern_error *err)
 {
-	struct kvm_msrs *msrs;
-	int ret = 0, got;
+	const struct vcpu *v = &m->vcpus[i];
+	struct kvm_msr_entry e[MSRS_AT_ONCE];
+	int ret = 0;
 
-	msrs = calloc(1, sizeof(*msrs) + m->msrs->nmsrs * sizeof(msrs->entries[0]));
-	if (!msrs)
-		return -ENOMEM;
-	msrs->nmsrs = m->msrs->nmsrs;
-	for (uint32_t k = 0; k < msrs->nmsrs; k++)
-		msrs->entries[k].index = m->msrs->indices[k];
-	got = ioctl(m->vcpus[i].fd, KVM_GET_MSRS, msrs);
-	if (got != (int)msrs->nmsrs)
-		ret = cli_fail(err, -EIO, "device state: cannot read MSR 0x%x of vCPU %u",
-			       msrs->entries[got < 0 ? 0 : got].index, i);
-	for (uint32_t k = 0; k < msrs->nmsrs && !ret; k++) {
-		ret = section_put_u32(b, msrs->entries[k].index);
-		if (!ret)
-			ret = section_put_u64(b, msrs->entries[k].data);
+	for (uint32_t done = 0; done < m->msrs->nmsrs && !ret; done += MSRS_AT_ONCE) {
+		uint32_t left = m->msrs->nmsrs - done;
+		uint32_t part = left < MSRS_AT_ONCE ? left : MSRS_AT_ONCE;
+		int got;
+
+		for (uint32_t k = 0; k < part; k++)
+			e[k] = (struct kvm_msr_entry){ .index = m->msrs->indices[done + k] };
+		got = msrs_access(v, KVM_GET_MSRS, e, part);
+		if (got != (int)part)
+			return cli_fail(err, -EIO, "device state: cannot read MSR 0x%x of vCPU %u",
+					e[got < 0 ? 0 : got].index, i);
+		for (uint32_t k = 0; k < part && !ret; k++) {
+			ret = section_put_u32(b, e[k].index);
+			if (!ret)
+				ret = section_put_u64(b, e[k].data);
+		}
 	}
-	free(msrs);
 	return ret;
 }
 
-/* Set MSRs one after the other.  Those that are what they shall be may be read-only. */
+/* KVM has stopped at an MSR: that is no matter if it is what it shall be (read-only ones). */
+static int msr_refused(const struct vcpu *v, const struct kvm_msr_entry *e, struct tern_error *err)
+{
+	uint64_t here = 0;
+
+	if (msr_access(v, KVM_GET_MSRS, e->index, &here) && here == e->data)
+		return 0;
+	return cli_fail(
+		err, -ENOTSUP,
+		"device state: MSR 0x%x of vCPU %u cannot be 0x%llx here; the hosts' CPUs or "
+		"kernels differ too much",
+		e->index, v->index, (unsigned long long)e->data);
+}
+
 int state_msrs_load(struct machine *m, unsigned i, const uint8_t *data, uint64_t len,
 		    struct tern_error *err)
 {
 	const struct vcpu *v = &m->vcpus[i];
+	uint32_t nr = (uint32_t)(len / STATE_MSR_BYTES), done = 0;
+	struct kvm_msr_entry e[MSRS_AT_ONCE];
+	int ret = 0;
 
-	for (uint64_t at = 0; at < len; at += STATE_MSR_BYTES) {
-		uint32_t index = section_get_u32(data + at);
-		uint64_t want = section_get_u64(data + at + 4), value = want, here = 0;
+	while (done < nr && !ret) {
+		uint32_t part = nr - done < MSRS_AT_ONCE ? nr - done : MSRS_AT_ONCE;
+		int set;
 
-		if (msr_access(v, KVM_SET_MSRS, index, &value))
-			continue;
-		if (msr_access(v, KVM_GET_MSRS, index, &here) && here == want)
-			continue;
-		return cli_fail(
-			err, -ENOTSUP,
-			"device state: MSR 0x%x of vCPU %u cannot be 0x%llx here; the hosts' "
-			"CPUs or kernels differ too much",
-			index, i, (unsigned long long)want);
+		for (uint32_t k = 0; k < part; k++) {
+			const uint8_t *p = data + (done + k) * (uint64_t)STATE_MSR_BYTES;
+
+			e[k] = (struct kvm_msr_entry){ .index = section_get_u32(p),
+						       .data = section_get_u64(p + 4) };
+		}
+		set = msrs_access(v, KVM_SET_MSRS, e, part);
+		if (set < (int)part) {
+			set = set < 0 ? 0 : set;
+			ret = msr_refused(v, &e[set], err);
+			set++;
+		}
+		done += (uint32_t)set;
 	}
-	return 0;
+	return ret;
 }

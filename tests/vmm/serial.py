@@ -8,7 +8,7 @@ NUMBERED = re.compile(r"(counter: vcpu \d+ tick|counter: pit tick|check: vcpu \d
                       r"dirty: vcpu \d+ line) (\d+)\b")
 ONCE = re.compile(r"counter: started on \d+ vcpus|check: vcpu \d+ has filled \d+ pages")
 STEP = re.compile(r"check: (vcpu \d+) .* step (\d+)")
-WENT_BACK = re.compile(r"dirty: .* back (\d+) ")
+CLOCKS = re.compile(r"dirty: (vcpu \d+) .* back (\d+) clock_us (\d+)")
 
 
 class Serial:
@@ -25,7 +25,7 @@ class Serial:
     def counts(self, text=None):
         """The last number of each counter.  Raises AssertionError where one jumps."""
         text = self.text() if text is None else text
-        last, steps = {}, {}
+        last, steps, clocks = {}, {}, {}
         for line in text.split("\n")[:-1]:
             m = NUMBERED.match(line)
             if not m:
@@ -39,8 +39,11 @@ class Serial:
             if m:
                 assert int(m.group(2)) >= steps.get(m.group(1), 0), line
                 steps[m.group(1)] = int(m.group(2))
-            m = WENT_BACK.match(line)
-            assert not m or m.group(1) == "0", line
+            m = CLOCKS.match(line)
+            if m:
+                assert m.group(2) == "0", f"the time stamp counter went back: {line}"
+                assert int(m.group(3)) > clocks.get(m.group(1), 0), f"kvmclock went back: {line}"
+                clocks[m.group(1)] = int(m.group(3))
         return last
 
     def wait_more(self, lines=2, seconds=60):

@@ -13,7 +13,8 @@ class Control(Case):
 
     def test_errors(self):
         vm = self.vm(*SMALL)
-        self.refused(vm, "CommandNotFound", ["device_add"], "device_add")
+        for name in ("device_add", "migrate-start-postcopy", "migrate-continue", ""):
+            self.refused(vm, "CommandNotFound", [name], name)
         self.refused(vm, "GenericError", ["uri"], "migrate")
         self.refused(vm, "GenericError", ["no argument \"url\""], "migrate", url="x")
         self.refused(vm, "GenericError", ["smoke:x"], "migrate", uri="smoke:x")

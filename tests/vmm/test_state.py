@@ -53,7 +53,7 @@ class DeviceState(Case):
         whole = self.capture()
         regs, pit = self.find(whole, "vcpu-regs", 1), self.find(whole, "pit")
         cpuid, sregs = self.find(whole, "vcpu-cpuid"), self.find(whole, "vcpu-sregs")
-        machine = self.find(whole, "machine")
+        machine, msrs = self.find(whole, "machine"), self.find(whole, "vcpu-msrs", 1)
 
         def edit(at, new):
             state = bytearray(whole)
@@ -85,6 +85,8 @@ class DeviceState(Case):
                 ("missing", missing, ["section pit", "missing"]),
                 ("vcpus", edit(machine + self.SECTION_HEAD, b"\x04"), ["has 4 vCPUs"]),
                 ("cpuid", edit(leaf + 20, b"\xff\xff\xff\xff"), ["CPU features", "leaf 0x1.0 ecx"]),
+                ("msr", edit(msrs + self.SECTION_HEAD, b"\xef\xbe\xad\xde\x01"),
+                 ["MSR 0xdeadbeef", "vCPU 1"]),
                 ("vendor", edit(cpuid + self.SECTION_HEAD + 16, b"Xxxx"), ["vendor"]),
         ):
             with self.subTest(name=name):
