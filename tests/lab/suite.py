@@ -55,6 +55,8 @@ def machines(build):
     fault = f"{build}/tests/fault"
     ipv6 = {"TERN_TEST_RDMA6": "rdma:[fd77::1]:0"}
     slow = {"TERN_TEST_SLOWNESS": "4"}
+    vmm = ["python3", f"{HERE}/../vmm/test_moves.py", f"{build}/src/vmm/tern-vm",
+           f"{build}/tests/vmm/statetool", f"{build}/src/vmm"]
     two = ["--vms", "2", "--b", f"python3 {HERE}/agent.py"]
     return [
         Machine("one", ["--hugepages", "64"], [
@@ -88,6 +90,12 @@ def machines(build):
             *cases("case_numa", "test"), *cases("case_device", "test"),
             *cases("case_info", "test")]),
         Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
+        # Real guests, under the KVM of a stock kernel.
+        Machine("kvm", ["--kvm", "--hugepages", "64"], [
+            program("vmm-tcp", 400, *vmm, "Moves", **slow),
+            program("vmm-rdma", 400, *vmm, "Moves", **slow,
+                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0"),
+        ]),
         Machine("bad", [], cases("case_bad", "test", 120)),
         Machine("wire", two, [*cases("case_wire", "bench", 180),
                                *cases("case_wire", "point", 180)]),

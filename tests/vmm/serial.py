@@ -3,6 +3,8 @@
 import re
 import time
 
+from vmmtool import TIMEOUT
+
 # A number that grows by one from line to line: what counts, and the number.
 NUMBERED = re.compile(r"(counter: vcpu \d+ tick|counter: pit tick|check: vcpu \d+ line|"
                       r"dirty: vcpu \d+ line) (\d+)\b")
@@ -46,7 +48,7 @@ class Serial:
                 clocks[m.group(1)] = int(m.group(3))
         return last
 
-    def wait_more(self, lines=2, seconds=60):
+    def wait_more(self, lines=2, seconds=TIMEOUT):
         """Wait until every counter has grown by so many lines; the counts."""
         begin = self.counts()
         end = time.monotonic() + seconds

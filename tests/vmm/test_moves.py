@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Guests that move between two tern-vm.
 
-TERN_TEST_VMM_MOVES says how often a guest is moved back and forth (6).
+TERN_TEST_VMM_MOVES says how often a guest is moved back and forth (6), and
+TERN_TEST_VMM_URI where the destinations listen (tcp:127.0.0.1:0).
 """
 import os
 
 from case import Case, SMALL, main
-from vmmtool import leave_out
+from vmmtool import URI, leave_out
 
 MOVES = int(os.environ.get("TERN_TEST_VMM_MOVES", "6"))
 
@@ -23,6 +24,7 @@ class Moves(Case):
             self.assertEqual(a.status(), "postmigrate")
             self.assertEqual(b.status(), "running")
             self.assertEqual(source["tern"]["mode"], mode)
+            self.assertEqual(source["tern"]["transport"], URI.split(":")[0])
             ledger = sum(source["tern"]["downtime_ledger_us"].values())
             self.assertAlmostEqual(ledger / 1000, source["tern"]["downtime_ms"], delta=0.01)
             a, b = b, a

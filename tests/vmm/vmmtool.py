@@ -10,7 +10,9 @@ import tempfile
 import threading
 import time
 
-TIMEOUT = 60
+TIMEOUT = 60 * int(os.environ.get("TERN_TEST_SLOWNESS", "1"))
+# Where destinations listen; "rdma:HOST:0" on a machine with an RDMA device.
+URI = os.environ.get("TERN_TEST_VMM_URI", "tcp:127.0.0.1:0")
 
 
 def leave_out(part):
@@ -162,7 +164,7 @@ class Vm:
         other.events.clear()
         if parameters:
             self.command("migrate-set-parameters", **parameters)
-        other.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        other.command("migrate-incoming", uri=URI)
         self.command("migrate", uri=other.command("query-migrate")["uri"])
         for vm in (self, other):
             state = vm.wait_migration(*ends)
