@@ -142,19 +142,17 @@ static int tsc_speed(struct machine *m, uint32_t khz, struct tern_error *err)
 	return 0;
 }
 
-static int machine_load(struct machine *m, const struct section *s, bool *running,
-			struct tern_error *err)
+/* Has the guest as many vCPUs as this machine? */
+static int vcpus_check(const struct machine *m, const struct section *s, struct tern_error *err)
 {
 	uint32_t vcpus = section_get_u32(s->data);
 
-	if (vcpus != m->nr_vcpus)
-		return cli_fail(
-			err, -EPROTO,
-			"device state: the guest has %u vCPUs, this machine %u; start tern-vm "
-			"with --vcpus %u",
+	if (vcpus == m->nr_vcpus)
+		return 0;
+	return cli_fail(err, -EPROTO,
+			"device state: the guest has %u vCPUs, this machine %u; start tern-vm with "
+			"--vcpus %u",
 			vcpus, m->nr_vcpus, vcpus);
-	*running = section_get_u32(s->data + 8);
-	return tsc_speed(m, section_get_u32(s->data + 4), err);
 }
 
 /* One section of a row. */
@@ -242,9 +240,13 @@ int state_load(struct machine *m, const uint8_t *p, size_t len, bool *running,
 	if (own)
 		ret = section_match(own, 1, &rules[NR_ROWS], 1, err);
 	if (own && !ret)
-		ret = machine_load(m, own, running, err);
+		ret = vcpus_check(m, own, err);
 	if (!ret)
 		ret = section_match(s, nr, rules, NR_ROWS + 1, err);
+	if (!ret) {
+		*running = section_get_u32(own->data + 8);
+		ret = tsc_speed(m, section_get_u32(own->data + 4), err);
+	}
 	if (!ret)
 		ret = sections_load(m, s, nr, err);
 	free(s);
