@@ -37,7 +37,7 @@ struct offence {
 
 static const struct offence offences[] = {
 	{ "type 0", BEFORE_HELLO, WIRE_HELLO, 0, 2, 0, 0, "unknown type 0" },
-	{ "type 22", BEFORE_HELLO, WIRE_HELLO, 0, 2, 22, 0, "unknown type 22" },
+	{ "type 23", BEFORE_HELLO, WIRE_HELLO, 0, 2, 23, 0, "unknown type 23" },
 	{ "type 65535", BEFORE_GO, WIRE_GO, 0, 2, 65535, 0, "unknown type 65535" },
 	{ "flags", BEFORE_HELLO, WIRE_HELLO, 2, 2, 1, 0, "HELLO from the peer has flags 0x1" },
 	{ "flags of GO", BEFORE_GO, WIRE_GO, 2, 2, 0x8000, 0, "GO from the peer has flags 0x8000" },
