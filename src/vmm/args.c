@@ -18,6 +18,7 @@ enum {
 	OPT_MEM = 1,
 	OPT_VCPUS,
 	OPT_BACKING,
+	OPT_DIRTY,
 	OPT_GUEST,
 	OPT_GUEST_ARGS,
 	OPT_CONTROL,
@@ -29,6 +30,7 @@ static const struct option options[] = {
 	{ "mem", required_argument, NULL, OPT_MEM },
 	{ "vcpus", required_argument, NULL, OPT_VCPUS },
 	{ "backing", required_argument, NULL, OPT_BACKING },
+	{ "dirty", required_argument, NULL, OPT_DIRTY },
 	{ "guest", required_argument, NULL, OPT_GUEST },
 	{ "guest-args", required_argument, NULL, OPT_GUEST_ARGS },
 	{ "control", required_argument, NULL, OPT_CONTROL },
@@ -44,6 +46,9 @@ void args_usage(void)
 	       "  --mem SIZE                     guest RAM, a multiple of 2M (128M)\n"
 	       "  --vcpus N                      1 to %u (1)\n"
 	       "  --backing memfd|anon|hugetlb   what RAM is made of (memfd)\n"
+	       "  --dirty log|ring[,N]|uffd      how writes are tracked: KVM's dirty log, its\n"
+	       "                                 dirty rings of N entries (4096), userfaultfd "
+	       "(log)\n"
 	       "  --guest NAME|FILE              %s, or an image (counter)\n"
 	       "  --guest-args TEXT              options for the guest: \"NAME=VALUE …\"\n"
 	       "  --control PATH                 socket for commands, as QMP's\n"
@@ -85,6 +90,27 @@ static int parse_backing(const char *text, struct args *a, struct tern_error *er
 	return cli_fail(err, -EINVAL, "--backing %s: must be memfd, anon or hugetlb", text);
 }
 
+static int parse_dirty(const char *text, struct args *a, struct tern_error *err)
+{
+	const char *end = "";
+	uint64_t n = MACHINE_RING_ENTRIES;
+
+	if (!strcmp(text, "log")) {
+		a->dirty = MACHINE_DIRTY_LOG;
+	} else if (!strcmp(text, "uffd")) {
+		a->dirty = MACHINE_DIRTY_NONE;
+	} else if (!strcmp(text, "ring") ||
+		   (!strncmp(text, "ring,", 5) && !parse_digits(text + 5, &n, &end) && !*end &&
+		    n <= UINT32_MAX)) {
+		a->dirty = MACHINE_DIRTY_RING;
+		a->ring_entries = (unsigned)n;
+	} else {
+		return cli_fail(err, -EINVAL, "--dirty %s: must be log, ring, ring,ENTRIES or uffd",
+				text);
+	}
+	return 0;
+}
+
 static int parse_incoming(const char *text, struct args *a, struct tern_error *err)
 {
 	a->incoming = text;
@@ -101,6 +127,8 @@ static int parse_option(int opt, const char *value, struct args *a, struct tern_
 		return parse_vcpus(value, a, err);
 	case OPT_BACKING:
 		return parse_backing(value, a, err);
+	case OPT_DIRTY:
+		return parse_dirty(value, a, err);
 	case OPT_GUEST:
 		a->guest = value;
 		return 0;

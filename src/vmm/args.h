@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <tern/error.h>
+#include "machine.h"
 #include "ram.h"
 
 /* --incoming: wait for the URI by `migrate-incoming`. */
@@ -17,6 +18,8 @@ struct args {
 	uint64_t mem; /* bytes */
 	unsigned vcpus;
 	enum ram_backing backing;
+	enum machine_dirty dirty;
+	unsigned ring_entries; /* of each vCPU's dirty ring */
 	const char *guest, *guest_args;
 	const char *control; /* path of the control socket; NULL: none */
 	const char *incoming; /* URI or ARGS_INCOMING_DEFER; NULL: start the guest */

@@ -104,6 +104,26 @@ static int cmd_migrate_cancel(struct vmm *v, const json_t *args, json_t **out,
 	return migration_cancel(&v->migration, err);
 }
 
+/* QEMU's takes the state that is to be left: then a command that comes late does no harm. */
+static int cmd_migrate_continue(struct vmm *v, const json_t *args, json_t **out,
+				struct tern_error *err)
+{
+	const char *state = text_argument(args, "state", err);
+
+	if (!state)
+		return -EINVAL;
+	if (strcmp(state, "pre-switchover"))
+		return cli_fail(err, -EINVAL, "migrate-continue: from pre-switchover only, not %s",
+				state);
+	return migration_continue(&v->migration, err);
+}
+
+static int cmd_start_postcopy(struct vmm *v, const json_t *args, json_t **out,
+			      struct tern_error *err)
+{
+	return migration_start_postcopy(&v->migration, err);
+}
+
 static int cmd_set_parameters(struct vmm *v, const json_t *args, json_t **out,
 			      struct tern_error *err)
 {
@@ -144,6 +164,8 @@ static const struct command {
 	{ "migrate-incoming", " uri ", cmd_migrate_incoming },
 	{ "migrate-recover", " uri ", cmd_migrate_recover },
 	{ "migrate_cancel", "", cmd_migrate_cancel },
+	{ "migrate-continue", " state ", cmd_migrate_continue },
+	{ "migrate-start-postcopy", "", cmd_start_postcopy },
 	{ "migrate-set-parameters", NULL, cmd_set_parameters },
 	{ "query-migrate-parameters", "", cmd_query_parameters },
 	{ "query-migrate", "", cmd_query_migrate },

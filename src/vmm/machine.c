@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
+#include <tern/kvm.h>
 #include "cpuid.h"
 #include "vcpu.h"
 #include "../cli/cli.h"
@@ -20,10 +21,23 @@
 #define IDENTITY_MAP_GPA 0xfeffc000ull
 #define TSS_GPA 0xfeffd000ul
 
+/* Have KVM tell of writes; before there are vCPUs. */
+static int dirty_enable(struct machine *m, struct tern_error *err)
+{
+	int ret = 0;
+
+	if (m->cfg.dirty == MACHINE_DIRTY_RING)
+		ret = tern_kvm_enable_dirty_ring(m->fd, m->cfg.ring_entries, err);
+	if (m->cfg.dirty == MACHINE_DIRTY_LOG)
+		ret = tern_kvm_enable_dirty_log(m->fd, NULL);
+	/* An older kernel has the log all the same. */
+	return ret == -ENOSYS && m->cfg.dirty == MACHINE_DIRTY_LOG ? 0 : ret;
+}
+
 /* Open /dev/kvm and make a virtual machine. */
 static int kvm_open(struct machine *m, struct tern_error *err)
 {
-	int version, size;
+	int version, size, ret;
 
 	m->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (m->kvm_fd < 0)
@@ -39,6 +53,9 @@ static int kvm_open(struct machine *m, struct tern_error *err)
 	m->fd = ioctl(m->kvm_fd, KVM_CREATE_VM, 0);
 	if (m->fd < 0)
 		return cli_fail(err, -errno, "cannot make a virtual machine: %s", strerror(errno));
+	ret = dirty_enable(m, err);
+	if (ret)
+		return ret;
 	m->run_size = (size_t)ioctl(m->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	size = ioctl(m->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
 	m->xsave_size =
@@ -125,8 +142,9 @@ int machine_new(const struct machine_config *cfg, struct machine **out, struct t
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&m->lock, NULL);
-	pthread_cond_init(&m->wake, NULL);
+	pthread_cond_init(&m->wake, &attr);
 	pthread_cond_init(&m->idle, &attr);
+	pthread_cond_init(&m->throttled, &attr);
 	pthread_condattr_destroy(&attr);
 	serial_init(&m->serial, cfg->serial_fd);
 	ret = ram_init(&m->ram, cfg->mem, cfg->backing, err);
@@ -168,6 +186,7 @@ void machine_delete(struct machine **mp)
 		vcpu_kick(&m->vcpus[i]);
 	pthread_cond_broadcast(&m->wake);
 	pthread_mutex_unlock(&m->lock);
+	throttle_end(m);
 	for (unsigned i = 0; i < m->nr_vcpus; i++)
 		vcpu_fini(&m->vcpus[i]);
 	if (m->fd >= 0)
@@ -178,6 +197,7 @@ void machine_delete(struct machine **mp)
 	ram_fini(&m->ram);
 	pthread_cond_destroy(&m->wake);
 	pthread_cond_destroy(&m->idle);
+	pthread_cond_destroy(&m->throttled);
 	pthread_mutex_destroy(&m->lock);
 	free(m->supported);
 	free(m->msrs);
@@ -212,6 +232,7 @@ bool machine_pause(struct machine *m, int timeout_ms)
 	m->running = false;
 	for (unsigned i = 0; i < m->nr_vcpus; i++)
 		vcpu_kick(&m->vcpus[i]);
+	pthread_cond_broadcast(&m->wake); /* for those that the throttle lets sleep */
 	while (any_inside(m) && !late) {
 		if (timeout_ms < 0)
 			pthread_cond_wait(&m->idle, &m->lock);

@@ -25,16 +25,29 @@
 
 struct machine;
 
+/* What KVM is made to tell of writes. */
+enum machine_dirty {
+	MACHINE_DIRTY_LOG = 0,
+	MACHINE_DIRTY_RING,
+	MACHINE_DIRTY_NONE,
+};
+
+#define MACHINE_RING_ENTRIES 4096u
+
 struct machine_config {
 	uint64_t mem; /* bytes */
 	unsigned nr_vcpus;
 	enum ram_backing backing;
+	enum machine_dirty dirty;
+	unsigned ring_entries; /* with rings */
 	int serial_fd;
 	/*
 	 * The guest cannot go on: @why says what happened, one sentence.  The machine is
 	 * pausing.  A vCPU's thread; must not call machine_pause() or machine_delete().
 	 */
 	void (*crashed)(void *opaque, const char *why);
+	/* The dirty ring of vCPU @index is full; its thread. */
+	void (*ring_full)(void *opaque, unsigned index);
 	void *opaque;
 };
 
@@ -47,6 +60,7 @@ struct vcpu {
 	pthread_t thread;
 	bool has_thread;
 	bool inside; /* its thread is in or about KVM_RUN; guarded by m->lock */
+	bool must_sleep; /* the throttle says so; guarded by m->lock */
 };
 
 struct machine {
@@ -66,6 +80,10 @@ struct machine {
 	pthread_cond_t wake; /* running or quit have changed */
 	pthread_cond_t idle; /* a vCPU has come out */
 	bool running, quit, crashed;
+	unsigned throttle; /* percent */
+	pthread_cond_t throttled; /* it has changed, or quit has; for the throttle's thread */
+	pthread_t throttler;
+	bool has_throttler;
 };
 
 /*
@@ -92,6 +110,19 @@ bool machine_pause(struct machine *m, int timeout_ms);
 
 /* machine_resume - let them run.  -EIO: the guest has crashed. */
 int machine_resume(struct machine *m);
+
+/*
+ * machine_throttle - let each vCPU run only 100 - @percent percent of the time (throttle.c).
+ *
+ * 0: at full speed.  0, or -errno if there is no thread for it.  Any thread but a vCPU's.
+ */
+int machine_throttle(struct machine *m, unsigned percent);
+
+/* throttle_sleep - what vCPU @v owes, if anything; m->lock is held, and dropped meanwhile. */
+void throttle_sleep(struct vcpu *v);
+
+/* throttle_end - end the thread; quit is set. */
+void throttle_end(struct machine *m);
 
 /* machine_is_running - has it been resumed and not been paused since? */
 bool machine_is_running(struct machine *m);

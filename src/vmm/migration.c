@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <tern/kvm.h>
 #include "state.h"
 #include "vmm.h"
 #include "../cli/cli.h"
@@ -23,11 +24,29 @@
 void migration_init(struct migration *g, struct vmm *v)
 {
 	*g = (struct migration){ .vmm = v };
+	pthread_rwlock_init(&g->vcpu_lock, NULL);
+}
+
+/* From now on vCPUs' threads use @s; NULL: none. */
+static void lend_session(struct migration *g, struct tern_session *s)
+{
+	pthread_rwlock_wrlock(&g->vcpu_lock);
+	g->vcpu_session = s;
+	pthread_rwlock_unlock(&g->vcpu_lock);
 }
 
 void migration_fini(struct migration *g)
 {
+	lend_session(g, NULL);
 	tern_session_delete(&g->session);
+}
+
+void migration_ring_full(struct migration *g, unsigned index)
+{
+	pthread_rwlock_rdlock(&g->vcpu_lock);
+	if (g->vcpu_session)
+		(void)tern_session_ring_full(g->vcpu_session, index);
+	pthread_rwlock_unlock(&g->vcpu_lock);
 }
 
 bool migration_runs(const struct migration *g)
@@ -125,6 +144,14 @@ static int vm_load(void *opaque, struct tern_state_reader *r)
 	return ret;
 }
 
+/* Source: auto-converge. */
+static int vm_throttle(void *opaque, unsigned percent)
+{
+	struct migration *g = opaque;
+
+	return machine_throttle(g->vmm->machine, percent);
+}
+
 /* A migration has ended: what becomes of the guest here? */
 static void on_end(struct migration *g)
 {
@@ -161,6 +188,38 @@ static void on_event(void *opaque, const struct tern_event *e)
 
 /* ----------------------------------------------------------------- main thread */
 
+/* Tell the library of the virtual machine, whose log or rings it reads. */
+static int describe_kvm(struct tern_session *s, const struct machine *m, struct tern_error *err)
+{
+	struct tern_kvm_slot slots[RAM_REGIONS] = { { 0 } };
+	struct tern_kvm_desc desc = {
+		.vm_fd = m->fd,
+		.slots = slots,
+		.nr_slots = RAM_REGIONS,
+		.nr_vcpus = m->nr_vcpus,
+	};
+	int *fds = calloc(m->nr_vcpus, sizeof(*fds)), ret;
+
+	if (!fds)
+		return cli_fail(err, -ENOMEM, "cannot describe the machine: out of memory");
+	for (unsigned i = 0; i < m->nr_vcpus; i++)
+		fds[i] = m->vcpus[i].fd;
+	for (unsigned i = 0; i < RAM_REGIONS; i++)
+		slots[i] = (struct tern_kvm_slot){
+			.slot = i,
+			.region = i,
+			.size = m->ram.region[i].size,
+			.gpa = m->ram.region[i].gpa,
+			.hva = (uintptr_t)m->ram.region[i].hva,
+		};
+	desc.vcpu_fds = fds;
+	ret = tern_session_set_kvm(s, &desc);
+	free(fds);
+	if (ret)
+		tern_session_error(s, err);
+	return ret ? cli_fail(err, ret, "the library refuses the machine: %s", strerror(-ret)) : 0;
+}
+
 /* A session with the machine's RAM, the callbacks and the parameters. */
 static int session_make(struct migration *g, enum tern_role role, struct tern_error *err)
 {
@@ -169,11 +228,12 @@ static int session_make(struct migration *g, enum tern_role role, struct tern_er
 		.resume = vm_resume,
 		.save = vm_save,
 		.load = vm_load,
+		.throttle = vm_throttle,
 	};
 	const struct machine *m = g->vmm->machine;
 	int ret;
 
-	tern_session_delete(&g->session);
+	migration_fini(g);
 	ret = tern_session_new(role, &g->session);
 	if (ret)
 		return cli_fail(err, ret, "cannot make a session: %s", strerror(-ret));
@@ -198,6 +258,14 @@ static int session_make(struct migration *g, enum tern_role role, struct tern_er
 	}
 	tern_session_set_vm_ops(g->session, &ops, g);
 	tern_session_set_event_handler(g->session, on_event, g);
+	if (role == TERN_SOURCE && m->cfg.dirty != MACHINE_DIRTY_NONE) {
+		ret = describe_kvm(g->session, m, err);
+		if (ret)
+			return ret;
+		lend_session(g, g->session);
+	}
+	if (role == TERN_DESTINATION) /* its devices need no time to get ready */
+		tern_session_switchover_ack(g->session);
 	return params_apply(&g->params, g->session, err);
 }
 
@@ -209,7 +277,7 @@ static int started(struct migration *g, int ret, const char *what, const char *u
 		return 0;
 	tern_session_error(g->session, err);
 	cli_fail(err, ret, "cannot %s %s: %s", what, uri, strerror(-ret));
-	tern_session_delete(&g->session);
+	migration_fini(g);
 	return ret;
 }
 
@@ -228,7 +296,7 @@ int migration_start(struct migration *g, const char *uri, struct tern_error *err
 				vmm_state_name(state));
 	ret = session_make(g, TERN_SOURCE, err);
 	if (ret) {
-		tern_session_delete(&g->session);
+		migration_fini(g);
 		return ret;
 	}
 	return started(g, tern_session_connect(g->session, uri), "connect to", uri, err);
@@ -244,7 +312,7 @@ int migration_listen(struct migration *g, const char *uri, struct tern_error *er
 				tern_state_name(tern_session_state(g->session)));
 	ret = session_make(g, TERN_DESTINATION, err);
 	if (ret) {
-		tern_session_delete(&g->session);
+		migration_fini(g);
 		return ret;
 	}
 	ret = started(g, tern_session_listen(g->session, uri), "listen at", uri, err);
@@ -265,6 +333,26 @@ int migration_cancel(struct migration *g, struct tern_error *err)
 			"the migration cannot be cancelled any more: the guest belongs to the "
 			"destination");
 	return 0;
+}
+
+int migration_continue(struct migration *g, struct tern_error *err)
+{
+	int ret = g->session ? tern_session_continue(g->session) : -EBUSY;
+
+	return ret ? cli_fail(err, ret, "no migration is in state pre-switchover") : 0;
+}
+
+int migration_start_postcopy(struct migration *g, struct tern_error *err)
+{
+	int ret = g->session ? tern_session_start_postcopy(g->session) : -ESRCH;
+
+	if (ret == -EINVAL)
+		return cli_fail(err, ret,
+				"only a source whose parameter mode is \"hybrid\" can go on to "
+				"postcopy");
+	if (ret == -EBUSY)
+		return cli_fail(err, ret, "the switchover has begun already");
+	return ret ? cli_fail(err, ret, "no migration is under way") : 0;
 }
 
 int migration_recover(struct migration *g, const char *uri, struct tern_error *err)
@@ -326,6 +414,9 @@ json_t *migration_json(const struct migration *g)
 		      (json_int_t)(st.downtime_ns / 1000000), "expected-downtime",
 		      (json_int_t)(st.expected_downtime_ns / 1000000), "ram", ram_json(&st), "tern",
 		      tern_json(g->session));
+	if (st.throttle_percent)
+		json_object_set_new(o, "cpu-throttle-percentage",
+				    json_integer((json_int_t)st.throttle_percent));
 	if (tern_session_error(g->session, &err))
 		json_object_set_new(o, "error-desc", json_string(err.message));
 	return o;

@@ -12,6 +12,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <tern/tern.h>
+#include <pthread.h>
 #include "params.h"
 
 struct vmm;
@@ -20,7 +21,9 @@ struct migration {
 	struct vmm *vmm;
 	struct params params;
 	enum tern_role role;
-	struct tern_session *session; /* NULL: there was none yet */
+	struct tern_session *session; /* NULL: there was none yet; main thread */
+	pthread_rwlock_t vcpu_lock; /* guards this: the session, as vCPUs' threads may use it */
+	struct tern_session *vcpu_session;
 	/* Is the guest to run on?  Written by pause() or load(), read by later callbacks. */
 	bool wants_to_run;
 };
@@ -47,6 +50,15 @@ int migration_listen(struct migration *g, const char *uri, struct tern_error *er
 
 /* migration_cancel - give it up.  0, or -EBUSY with *@err: the guest has moved. */
 int migration_cancel(struct migration *g, struct tern_error *err);
+
+/* migration_continue - leave pre-switchover.  0, or -errno with *@err. */
+int migration_continue(struct migration *g, struct tern_error *err);
+
+/* migration_start_postcopy - end precopy (mode hybrid).  0, or -errno with *@err. */
+int migration_start_postcopy(struct migration *g, struct tern_error *err);
+
+/* migration_ring_full - the dirty ring of vCPU @index is full; its own thread. */
+void migration_ring_full(struct migration *g, unsigned index);
 
 /* migration_recover - source: go on after a lost link, to @uri.  0, or -errno with *@err. */
 int migration_recover(struct migration *g, const char *uri, struct tern_error *err);

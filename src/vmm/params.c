@@ -26,7 +26,7 @@ static const struct {
 static bool is_live(enum tern_param param)
 {
 	return param == TERN_PARAM_MAX_BANDWIDTH || param == TERN_PARAM_MAX_POSTCOPY_BANDWIDTH ||
-	       param == TERN_PARAM_DOWNTIME_LIMIT_MS;
+	       param == TERN_PARAM_DOWNTIME_LIMIT_MS || param == TERN_PARAM_VCPU_DIRTY_LIMIT;
 }
 
 /* The name of a parameter's value, or NULL if it is a plain number. */

@@ -77,12 +77,16 @@ static bool enter(struct vcpu *v)
 	bool go;
 
 	pthread_mutex_lock(&m->lock);
+again:
 	if (v->inside && !m->running) {
 		v->inside = false;
 		pthread_cond_broadcast(&m->idle);
 	}
 	while (!m->running && !m->quit)
 		pthread_cond_wait(&m->wake, &m->lock);
+	throttle_sleep(v);
+	if (!m->running && !m->quit)
+		goto again; /* it was paused meanwhile */
 	go = !m->quit;
 	v->inside = go;
 	if (go)
@@ -138,6 +142,9 @@ static void handle_exit(struct vcpu *v)
 			memset(v->run->mmio.data, 0xff, sizeof(v->run->mmio.data));
 		break;
 	case KVM_EXIT_INTR:
+		break;
+	case KVM_EXIT_DIRTY_RING_FULL:
+		v->m->cfg.ring_full(v->m->cfg.opaque, v->index);
 		break;
 	case KVM_EXIT_SHUTDOWN:
 		crash(v, "triple fault");

@@ -49,6 +49,14 @@ static void on_crash(void *opaque, const char *why)
 	events_post(&v->events, "STOP", NULL);
 }
 
+/* A vCPU's thread. */
+static void on_ring_full(void *opaque, unsigned index)
+{
+	struct vmm *v = opaque;
+
+	migration_ring_full(&v->migration, index);
+}
+
 /* Make a machine, ready to be booted or loaded. */
 static int machine_make(struct vmm *v, struct tern_error *err)
 {
@@ -56,8 +64,11 @@ static int machine_make(struct vmm *v, struct tern_error *err)
 		.mem = v->args.mem,
 		.nr_vcpus = v->args.vcpus,
 		.backing = v->args.backing,
+		.dirty = v->args.dirty,
+		.ring_entries = v->args.ring_entries,
 		.serial_fd = STDOUT_FILENO,
 		.crashed = on_crash,
+		.ring_full = on_ring_full,
 		.opaque = v,
 	};
 	int ret = machine_new(&cfg, &v->machine, err);

@@ -13,7 +13,7 @@ class Control(Case):
 
     def test_errors(self):
         vm = self.vm(*SMALL)
-        for name in ("device_add", "migrate-start-postcopy", "migrate-continue", ""):
+        for name in ("device_add", ""):
             self.refused(vm, "CommandNotFound", [name], name)
         self.refused(vm, "GenericError", ["uri"], "migrate")
         self.refused(vm, "GenericError", ["no argument \"url\""], "migrate", url="x")

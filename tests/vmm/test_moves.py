@@ -50,6 +50,16 @@ class Moves(Case):
     def test_dirty_hybrid(self):
         self.back_and_forth("hybrid", "--guest", "dirty", moves=2)
 
+    def test_providers(self):
+        """KVM's log is what the others use; its rings are for tests/lab (see tern-vm(1))."""
+        a, b = self.pair("--guest", "check")
+        self.serial.wait_more()
+        source, _ = a.migrate_to(b)
+        self.assertEqual(source["tern"]["dirty_provider"], "kvm-log")
+
+    def test_userfaultfd(self):
+        self.back_and_forth("precopy", "--guest", "check", "--dirty", "uffd", moves=2)
+
     def test_private_memory(self):
         for mode in ("precopy", "postcopy"):
             with self.subTest(mode=mode):
