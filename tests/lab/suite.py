@@ -69,6 +69,8 @@ def machines(build):
                     TERN_TEST_RDMA="1", **slow),
             program("postcopy-lost-link", 200, f"{integration}/test_postcopy",
                     "rdma: *lost_link*", TERN_TEST_RDMA="1", **slow),
+            program("switchover", 200, f"{integration}/test_switchover", "rdma: *acknowledged*",
+                    TERN_TEST_RDMA="1", **slow),
             program("postcopy-holes", 200, f"{integration}/test_postcopy", "rdma: holes*",
                     TERN_TEST_RDMA="1", **slow),
             # The whole of these runs over a fake device; here some of each.
@@ -94,7 +96,7 @@ def machines(build):
         Machine("kvm", ["--kvm", "--hugepages", "64"], [
             program("vmm-tcp", 400, *vmm, "Moves", **slow),
             program("vmm-rdma", 400, *vmm, "Moves", **slow,
-                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0"),
+                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_DIRTY="ring"),
         ]),
         Machine("bad", [], cases("case_bad", "test", 120)),
         Machine("wire", two, [*cases("case_wire", "bench", 180),

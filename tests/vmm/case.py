@@ -15,7 +15,9 @@ from serial import Serial
 from vmmtool import CommandError, Vm, leave_out
 
 TERN_VM, STATETOOL, IMAGES = sys.argv[1:4]
-SMALL = ["--mem", "64M", "--vcpus", "2"]
+# How the machines' writes are tracked, as of --dirty.
+DIRTY = os.environ.get("TERN_TEST_VMM_DIRTY", "log")
+SMALL = ["--mem", "64M", "--vcpus", "2", "--dirty", DIRTY]
 
 
 class Case(unittest.TestCase):

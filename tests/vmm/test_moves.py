@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Guests that move between two tern-vm.
 
-TERN_TEST_VMM_MOVES says how often a guest is moved back and forth (6), and
-TERN_TEST_VMM_URI where the destinations listen (tcp:127.0.0.1:0).
+TERN_TEST_VMM_MOVES says how often a guest is moved back and forth (6),
+TERN_TEST_VMM_URI where the destinations listen (tcp:127.0.0.1:0), and
+TERN_TEST_VMM_DIRTY how writes are tracked (log).
 """
 import os
 
-from case import Case, SMALL, main
+from case import DIRTY, Case, SMALL, main
 from vmmtool import URI, leave_out
 
 MOVES = int(os.environ.get("TERN_TEST_VMM_MOVES", "6"))
@@ -51,11 +52,11 @@ class Moves(Case):
         self.back_and_forth("hybrid", "--guest", "dirty", moves=2)
 
     def test_providers(self):
-        """KVM's log is what the others use; its rings are for tests/lab (see tern-vm(1))."""
+        """KVM's log, or its rings, which the kernel has to be good at: tests/lab."""
         a, b = self.pair("--guest", "check")
         self.serial.wait_more()
         source, _ = a.migrate_to(b)
-        self.assertEqual(source["tern"]["dirty_provider"], "kvm-log")
+        self.assertEqual(source["tern"]["dirty_provider"], f"kvm-{DIRTY}")
 
     def test_userfaultfd(self):
         self.back_and_forth("precopy", "--guest", "check", "--dirty", "uffd", moves=2)
