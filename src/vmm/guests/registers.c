@@ -130,9 +130,22 @@ static uint64_t privileged_load(uint64_t argument)
 	return 0;
 }
 
+/*
+ * Is AVX still on, after the host has been at work?  An emulated host that does not tell
+ * its KVM about xsetbv (QEMU 7.2) loses it, with no migration at all.
+ */
+static bool avx_is_on(void)
+{
+	uint32_t lo, hi;
+
+	asm volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (lo & 7) == 7;
+}
+
 void registers_load(unsigned cpu)
 {
 	kernel_call(privileged_load, cpu);
+	has_avx[cpu] = has_avx[cpu] && avx_is_on();
 	x87_load(cpu);
 	vectors_load(cpu);
 }
