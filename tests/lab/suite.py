@@ -93,10 +93,9 @@ def machines(build):
             *cases("case_info", "test")]),
         Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
         # Real guests, under the KVM of a stock kernel.
-        Machine("kvm", ["--kvm", "--hugepages", "64"], [
-            program("vmm-tcp", 400, *vmm, "Moves", **slow),
-            program("vmm-rdma", 400, *vmm, "Moves", **slow,
-                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_DIRTY="ring"),
+        Machine("vmm", ["--kvm"], [
+            program("vmm-rdma", 300, *vmm, "Moves.test_check_precopy", "Moves.test_check_hybrid",
+                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="2", **slow),
         ]),
         Machine("bad", [], cases("case_bad", "test", 120)),
         Machine("wire", two, [*cases("case_wire", "bench", 180),
