@@ -55,8 +55,6 @@ def machines(build):
     fault = f"{build}/tests/fault"
     ipv6 = {"TERN_TEST_RDMA6": "rdma:[fd77::1]:0"}
     slow = {"TERN_TEST_SLOWNESS": "4"}
-    vmm = ["python3", f"{HERE}/../vmm/test_moves.py", f"{build}/src/vmm/tern-vm",
-           f"{build}/tests/vmm/statetool", f"{build}/src/vmm"]
     two = ["--vms", "2", "--b", f"python3 {HERE}/agent.py"]
     return [
         Machine("one", ["--hugepages", "64"], [
@@ -81,22 +79,10 @@ def machines(build):
             program("kill", 200, f"{fault}/test_kill", "rdma", "*killed*", **slow),
             *cases("case_bench", "test"),
         ]),
-        # KVM's dirty rings are as they should be here, whatever the host's are.
-        Machine("kvm", ["--kvm"], [
-            program("kvm-vm", 60, f"{build}/tests/unit/test_kvm_vm"),
-            program("dirty-kvm", 60, f"{build}/tests/unit/test_dirty_kvm"),
-            program("dirty-kvm-stress", 240, f"{build}/tests/unit/test_dirty_kvm_stress", **slow),
-            program("kvm-migration", 120, f"{integration}/test_kvm", "tcp: *"),
-        ]),
         Machine("numa", ["--numa", "2", "--cpus", "4"], [
             *cases("case_numa", "test"), *cases("case_device", "test"),
             *cases("case_info", "test")]),
         Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
-        # Real guests, under the KVM of a stock kernel.
-        Machine("vmm", ["--kvm"], [
-            program("vmm-rdma", 300, *vmm, "Moves.test_check_precopy", "Moves.test_check_hybrid",
-                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="2", **slow),
-        ]),
         Machine("bad", [], cases("case_bad", "test", 120)),
         Machine("wire", two, [*cases("case_wire", "bench", 180),
                                *cases("case_wire", "point", 180)]),
