@@ -225,7 +225,7 @@ int handshake_source_end(struct tern_session *s, struct tern_error *err)
 	if (!r)
 		r = link_expect_silence(&s->link, "the channels' greeting", err);
 	if (!r)
-		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
+		r = session_open_channels(s, err);
 	if (!r)
 		r = agree_await_channels(s, err);
 	if (r)
@@ -421,7 +421,7 @@ int handshake_destination(struct tern_session *s, struct tern_error *err)
 	if (!r)
 		r = session_expose(s, s->conn, err);
 	if (!r)
-		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
+		r = session_open_channels(s, err);
 	if (!r)
 		r = link_expect_silence(&s->link, "SETUP_DONE", err);
 	return r ? r : agree_announce_channels(s, err);

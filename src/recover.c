@@ -116,7 +116,7 @@ int recover_source(struct tern_session *s, struct tern_error *err)
 		pusher_again(s->pusher, chunk_bytes);
 	if (!r) {
 		link_hold_wanted(&s->link); /* it may ask before the channels are known here */
-		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
+		r = session_open_channels(s, err);
 	}
 	if (!r)
 		link_set_wanted(&s->link, source_answer, s);
@@ -188,6 +188,6 @@ int recover_destination(struct tern_session *s, struct tern_error *err)
 	if (!r)
 		r = session_expose(s, s->conn, err);
 	if (!r)
-		r = s->conn->ops->open_channels(s->conn, s->nr_channels, s->channels, err);
+		r = session_open_channels(s, err);
 	return r ? r : agree_announce_channels(s, err);
 }

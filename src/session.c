@@ -654,6 +654,19 @@ void session_env(struct tern_session *s, struct transport_env *env)
 	};
 }
 
+int session_open_channels(struct tern_session *s, struct tern_error *err)
+{
+	struct transport_channel *opened[TRANSPORT_CHANNELS_MAX] = { NULL };
+	int r = s->conn->ops->open_channels(s->conn, s->nr_channels, opened, err);
+
+	if (r)
+		return r;
+	monitor_lock(&s->mon); /* others look at them for statistics */
+	memcpy(s->channels, opened, sizeof(opened));
+	monitor_unlock(&s->mon);
+	return 0;
+}
+
 int session_expose(struct tern_session *s, struct transport_conn *conn, struct tern_error *err)
 {
 	struct transport_memory *mem = calloc(s->regions.nr, sizeof(*mem));

@@ -267,6 +267,9 @@ void session_on_device(void *opaque, const struct transport_device *device);
 unsigned session_nr_cpus(const struct tern_session *s); /* that threads may use */
 void session_cpus_text(const struct tern_session *s, char *buf, size_t size);
 
+/* session_open_channels - open s->nr_channels of them.  0 or -errno with *err. */
+int session_open_channels(struct tern_session *s, struct tern_error *err);
+
 /* session_expose - give all regions to the connection. */
 int session_expose(struct tern_session *s, struct transport_conn *conn, struct tern_error *err);
 
