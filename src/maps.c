@@ -50,7 +50,7 @@ static int maps_ask(int fd, uint64_t addr, struct maps_query *q, char path[PATH_
 	return ioctl(fd, MAPS_QUERY, q) ? -errno : 0;
 }
 
-/* maps_walk() with one question for each mapping.  -ENOTTY: the kernel is older. */
+/* maps_walk() with one question for each mapping.  -ENOTTY: it cannot be asked here. */
 static int maps_walk_query(int fd, uint64_t start, uint64_t end, maps_fn *fn, void *opaque)
 {
 	char path[PATH_MAX];
@@ -61,6 +61,8 @@ static int maps_walk_query(int fd, uint64_t start, uint64_t end, maps_fn *fn, vo
 		struct maps_vma v;
 
 		ret = maps_ask(fd, at, &q, path);
+		if (ret && ret != -ENOENT && at == start)
+			return -ENOTTY; /* an older kernel, or a filter of system calls */
 		if (ret || q.vma_start >= end)
 			break;
 		v = (struct maps_vma){

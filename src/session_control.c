@@ -58,21 +58,11 @@ int tern_session_switchover_ack(struct tern_session *s)
 	return 0;
 }
 
-/* Has the session's configuration been used? */
-static bool is_started(struct tern_session *s)
-{
-	monitor_lock(&s->mon);
-	bool started = s->started;
-
-	monitor_unlock(&s->mon);
-	return started;
-}
-
 int tern_session_add_notifier(struct tern_session *s, tern_notifier_fn *fn, void *opaque)
 {
 	if (!fn)
 		return -EINVAL;
-	if (is_started(s))
+	if (session_is_started(s))
 		return -EBUSY;
 	if (s->nr_notifiers == TERN_NOTIFIERS_MAX)
 		return -ENOSPC;
@@ -107,7 +97,7 @@ int session_notify(struct tern_session *s, enum tern_notice notice, struct tern_
 
 int tern_session_set_blockers(struct tern_session *s, struct tern_blockers *b)
 {
-	if (is_started(s))
+	if (session_is_started(s))
 		return -EBUSY;
 	s->blockers = b;
 	return 0;

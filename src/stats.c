@@ -38,8 +38,7 @@ static uint64_t since_begin(const struct tern_session *s, uint64_t at)
 static void channel_now(struct tern_session *s, unsigned i, struct tern_channel_stats *out)
 {
 	*out = s->final_channels[i];
-	/* The channel for page requests has no sender thread. */
-	if (s->sender && i < session_bulk_channels(s))
+	if (s->sender)
 		sender_channel_stats(s->sender, i, out);
 	if (s->receiver)
 		receiver_channel_stats(s->receiver, i, out);

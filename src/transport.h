@@ -203,7 +203,8 @@ struct transport {
 	/*
 	 * Connect the control queue.  Blocks up to env.peer_timeout_ms, or to what a
 	 * second try of the network takes, if that is more (the listening side may
-	 * have to be inside accept() meanwhile); an eventfd-like @cancel_fd (or -1) becoming readable ends it with -ECANCELED.
+	 * have to be inside accept() meanwhile); an eventfd-like @cancel_fd (or -1)
+	 * becoming readable ends it with -ECANCELED.
 	 */
 	int (*connect)(const struct transport *ops, const struct transport_env *env,
 		       const struct uri *uri, const uint8_t session_id[TRANSPORT_SESSION_ID_LEN],
