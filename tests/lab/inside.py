@@ -70,6 +70,8 @@ def be_test(test, log):
         status = 0
     except BaseException:       # whatever it is, it is to be seen, and ends here
         traceback.print_exc()
+        sys.stderr.flush()
+        sys.modules["toolbox"].tell_of_vms()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

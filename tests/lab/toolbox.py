@@ -155,6 +155,31 @@ class Wire:
         subprocess.run([f"{TOOLS}/lab-wire", *words], check=True)
 
 
+# What may tell why a connection was not made or broke.
+TELL = """
+rdma statistic show
+ip -s link show rdma0
+ip neigh show
+cat /sys/class/infiniband/rxe0/ports/1/state
+rdma resource show
+dmesg | tail -n 20
+"""
+
+
+def tell_of_vms():
+    """Print the state of RDMA and of the network, here and there; of a test that failed."""
+    try:
+        command = ("sh", "-xc", TELL)
+        print("VM a:", flush=True)
+        subprocess.run(command, check=False)
+        if os.path.isdir(Far.folder):       # the agent of VM b made it
+            far = Far(*command)
+            far.wait(60)
+            print("VM b:", far.text("out"), far.text("err"), sep="\n")
+    except (AssertionError, OSError) as error:
+        print(f"cannot tell more: {error}")
+
+
 def end_all():
     """Kill what a test has started, here and there."""
     for run in Run.started:
