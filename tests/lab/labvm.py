@@ -24,6 +24,8 @@ import socket
 import subprocess
 import threading
 
+import hostclock
+
 QEMU = "qemu-system-x86_64"
 PR_SET_PDEATHSIG = 1
 # maxcpus: one CPU until init adds the others; several emulated ones take each
@@ -93,6 +95,9 @@ class Vm:
     def machine_arguments(self, options, kernel):
         """QEMU arguments for processors, memory, kernel and console."""
         command_line = COMMAND_LINE
+        khz = hostclock.tsc_khz()
+        if khz:
+            command_line += f" tsc_early_khz={khz}"
         if options.hugepages:
             command_line += f" hugepages={options.hugepages}"
         argv = [QEMU, "-name", f"tern-lab-{self.name}", "-nodefaults", "-no-user-config",

@@ -17,9 +17,13 @@ import time
 import unittest
 
 sys.dont_write_bytecode = True
+
+import hostclock    # noqa: E402
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 LAB = os.path.join(HERE, "lab")
-QUICK = ("OneVm.test_output_status_and_surroundings", "OneVm.test_failed_set_up_is_told",
+QUICK = ("OneVm.test_output_status_and_surroundings", "OneVm.test_clock_runs_as_the_hosts",
+         "OneVm.test_failed_set_up_is_told",
          "OneVm.test_panic_is_an_error", "Ends.test_wrong_usage", "Ends.test_killed",
          "TwoVms.test_wire_is_cut_and_restored_and_b_killed")
 LIMIT = 300     # seconds after which a lab hangs, however busy the machine is
@@ -81,6 +85,22 @@ class OneVm(LabTest):
             self.assertEqual(err, b"err\n")
             with open(os.path.join(share, "result"), encoding="ascii") as file:
                 self.assertEqual(file.read(), "it\n")
+
+    def test_clock_runs_as_the_hosts(self):
+        script = "cat /proc/uptime; sleep 3; cat /proc/uptime /proc/cmdline"
+        times = []
+        with self.start("--", "bash", "-c", script, text=True) as process:
+            for line in process.stdout:
+                times.append((time.monotonic(), line))
+        self.assertEqual(process.returncode, 0)
+        (first, here), (last, there), (_, command_line) = times
+        ratio = (float(there.split()[0]) - float(here.split()[0])) / (last - first)
+        self.assertTrue(0.5 < ratio < 2, f"the VM's clock runs {ratio} times as fast")
+        khz = hostclock.tsc_khz()
+        if khz:
+            told = re.search(r"tsc_early_khz=(\d+)", command_line)
+            self.assertTrue(told, f"the kernel was not told: {command_line}")
+            self.assertAlmostEqual(int(told[1]) / khz, 1, 3)
 
     def test_nothing_is_written_to_the_host(self):
         mark = f"lab-mark-{os.getpid()}"
