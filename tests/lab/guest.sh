@@ -94,12 +94,14 @@ run_b()
 
 main()
 {
-	local go status
+	local go status uptime
 
 	exec 3<>/dev/virtio-ports/lab.ctl
 	rdma_up
 	extras
-	echo up >&3
+	# With the time since the start: a kernel that misjudged its clock is no use.
+	read -r uptime _ </proc/uptime
+	echo "up $uptime $($busybox dmesg | $busybox grep -o 'tsc: .*' | $busybox tr '\n' ';')" >&3
 	read -r go <&3
 	[ "$go" = go ] || fail "the runner said '$go' instead of go"
 	"run_$LAB_VM"

@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import hostclock
 
@@ -72,6 +73,7 @@ class Vm:
         self.name = name
         self.folder = folder
         self.process = None
+        self.begin = None           # time.monotonic() of its start
         self.killed = False         # set before the process is told to die
         self.out = self.err = None
         self.inherited = []         # QEMU's ends, closed here once it runs
@@ -126,6 +128,7 @@ class Vm:
             argv += ["-fsdev", f"local,id={tag},path={comma(path)},security_model=none,"
                                f"multidevs=remap{mode}",
                      "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+        self.begin = time.monotonic()
         fds = [end.fileno() for end in self.inherited]
         if wire:
             mac = f"52:54:00:77:00:0{1 if self.name == 'a' else 2}"
