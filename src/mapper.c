@@ -29,6 +29,10 @@ static int check(const struct placement *p, const struct tern_mapping *m, struct
 	const struct placement_region *v = m->region < p->nr ? &p->v[m->region] : NULL;
 	uint64_t host = v ? v->region->host_page_size : 1;
 
+	if (m->reserved)
+		return error_session(err, -EINVAL,
+				     "a mapping of another process has %u where 0 must be",
+				     m->reserved);
 	if (!v)
 		return error_session(err, -EINVAL,
 				     "a mapping of another process is of region %u, there are %u",
@@ -55,6 +59,21 @@ static int check(const struct placement *p, const struct tern_mapping *m, struct
 	return 0;
 }
 
+/* Do two of the mappings claim the same addresses of that process? */
+static int check_apart(const struct tern_mapping *maps, unsigned nr, struct tern_error *err)
+{
+	for (unsigned i = 0; i < nr; i++)
+		for (unsigned k = 0; k < i; k++)
+			if (maps[i].hva - maps[k].hva < maps[k].size ||
+			    maps[k].hva - maps[i].hva < maps[i].size)
+				return error_session(
+					err, -EINVAL,
+					"two mappings of another process overlap, at 0x%llx and 0x%llx",
+					(unsigned long long)maps[k].hva,
+					(unsigned long long)maps[i].hva);
+	return 0;
+}
+
 int mapper_new(const struct placement *p, int uffd, const struct tern_mapping *maps, unsigned nr,
 	       struct mapper **out, struct tern_error *err)
 {
@@ -67,6 +86,8 @@ int mapper_new(const struct placement *p, int uffd, const struct tern_mapping *m
 	if (m->uffd.fd < 0 || fcntl(m->uffd.fd, F_SETFL, O_NONBLOCK))
 		r = error_session(err, -errno, "descriptor %d is no userfaultfd: %s", uffd,
 				  error_name(-errno));
+	if (!r)
+		r = check_apart(maps, nr, err);
 	for (unsigned i = 0; i < nr && !r; i++) {
 		r = check(p, &maps[i], err);
 		if (r)

@@ -221,6 +221,7 @@ static void *session_main(void *arg)
 
 	pthread_setname_np(pthread_self(), "tern-session");
 	session_home(s);
+	session_event(s, TERN_EVENT_STATE, NULL);
 	if (s->role == TERN_SOURCE)
 		source_run(s);
 	else
@@ -316,8 +317,6 @@ static int start(struct tern_session *s, enum tern_role role, const char *uri)
 	}
 	if (r)
 		session_fail(s, &err);
-	else
-		session_event(s, TERN_EVENT_STATE, NULL);
 	return r;
 }
 
@@ -331,9 +330,15 @@ int tern_session_listen(struct tern_session *s, const char *uri)
 	return start(s, TERN_DESTINATION, uri);
 }
 
-int tern_session_uri(const struct tern_session *s, char *buf, size_t size)
+int tern_session_uri(const struct tern_session *cs, char *buf, size_t size)
 {
-	return snprintf(buf, size, "%s", s->uri_text);
+	struct tern_session *s = (struct tern_session *)cs;
+
+	monitor_lock(&s->mon); /* a recovery changes it */
+	int n = snprintf(buf, size, "%s", s->uri_text);
+
+	monitor_unlock(&s->mon);
+	return n;
 }
 
 int tern_session_cancel(struct tern_session *s)
@@ -364,9 +369,9 @@ int tern_session_cancel(struct tern_session *s)
 
 int tern_session_recover(struct tern_session *s, const char *uri)
 {
-	const struct transport *ops = s->transport;
+	const struct transport *ops = NULL;
 	struct tern_error err;
-	struct uri parsed = s->uri;
+	struct uri parsed;
 	int r = 0;
 
 	if (s->role != TERN_SOURCE)
@@ -382,8 +387,8 @@ int tern_session_recover(struct tern_session *s, const char *uri)
 	if (s->state != TERN_STATE_POSTCOPY_PAUSED || s->recover_requested) {
 		r = -EBUSY;
 	} else {
-		s->recover_uri = parsed;
-		s->recover_transport = ops;
+		s->recover_uri = uri ? parsed : s->uri;
+		s->recover_transport = uri ? ops : s->transport;
 		s->recover_requested = true;
 		monitor_broadcast(&s->mon);
 	}

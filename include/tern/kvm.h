@@ -112,8 +112,9 @@ int tern_session_set_kvm(struct tern_session *s, const struct tern_kvm_desc *des
  * For what it writes through its own mapping.  Call it after the write, and before the
  * guest is told of it; at the latest before pause() returns.  An atomic operation for every
  * 64 pages; never blocks.  Any thread, at any time between starting and deleting the
- * session.  Providers other than KVM's see such writes by themselves, or leave them to the
- * VMM's callbacks: then this does nothing.
+ * session.  Providers other than KVM's see what this process writes by themselves, or leave it
+ * to the VMM's callbacks: then this does nothing.  What another process or a device writes
+ * they do not see at all.
  *
  * Returns 0, or -EINVAL if there is no such range.
  */

@@ -8,6 +8,11 @@
  * Both sides add the same regions (name, size and order); the handshake
  * compares them and a difference ends it with a sentence that names the item
  * and both values.  libtern adopts memory, it never allocates guest RAM.
+ *
+ * While a session is active, guest RAM stays where it is: no MADV_DONTNEED or
+ * MADV_REMOVE, no FALLOC_FL_PUNCH_HOLE, no mremap() by the VMM.  A registered RDMA memory
+ * region goes on showing the page that was there, whatever is written later.  So balloons
+ * and free page reporting rest during a migration.
  */
 
 #include <stddef.h>
@@ -34,7 +39,10 @@ enum {
 	TERN_REGION_ZEROED = 1u << 0,
 };
 
-/* Describes one region; unused fields, reserved too, must be 0. */
+/*
+ * Describes one region; fields that are not used must be 0, the reserved ones too, but fd
+ * (-1) and numa_node (TERN_NODE_ANY): 0 is a descriptor and a node there.
+ */
 struct tern_region_desc {
 	const char *name;        /* unique in the session, 1..63 bytes, printable ASCII */
 	void *hva;               /* host virtual address, aligned to host_page_size */

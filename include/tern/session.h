@@ -298,7 +298,8 @@ int tern_session_set_event_handler(struct tern_session *s, tern_event_fn *fn, vo
 enum tern_notice {
 	TERN_NOTICE_SETUP = 0,  /* source: a migration begins; nothing has happened yet */
 	TERN_NOTICE_SWITCHOVER, /* source: the guest is paused, its state not saved yet */
-	TERN_NOTICE_DONE,       /* the guest runs at the destination */
+	TERN_NOTICE_DONE,       /* completed: the guest runs at the destination, and with
+				 * postcopy it lacks nothing any more */
 	TERN_NOTICE_FAILED,     /* failed or cancelled; see tern_session_outcome() for where the
 				 * guest is.  A source's guest runs on already. */
 	TERN_NOTICE_NR,
@@ -426,6 +427,7 @@ struct tern_mapping {
  * served like the guest's.  When nothing is missing any more, its mappings are
  * unregistered, and it goes on without.
  *
+ * Mappings do not overlap in that process.
  * @uffd has been through UFFDIO_API; it is duplicated (and becomes non-blocking) and may be
  * closed.  Only shared regions can be mapped so.
  *

@@ -10,8 +10,15 @@
  * thread, one at a time, with no lock of the library held; they may block, and the time
  * they take is part of the downtime ledger.  They must not call
  * tern_session_delete() or tern_session_wait().  Each returns 0 or a negative
- * errno value; a failure before GO ends the migration with the source guest
- * running.
+ * errno value.  If pause(), save() or load() fails, the migration ends with the source
+ * guest running; if throttle(), or resume() at the source, fails, a WARNING says so.
+ *
+ * The source gives up waiting for load() and for resume() at the destination after six
+ * times TERN_PARAM_PEER_TIMEOUT_MS; after GO the outcome is unknown to it then.
+ *
+ * That thread has all signals blocked but those a thread brings on itself (SIGSEGV,
+ * SIGBUS, ...), and CPUs as TERN_TEXT_CPUS says.  A thread made in a callback inherits both:
+ * one that is to be kicked by a signal, as a vCPU's, unblocks it, or is made elsewhere.
  */
 
 #include <stdbool.h>

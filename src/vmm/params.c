@@ -90,7 +90,7 @@ static int parse_number(const char *name, enum tern_param param, const json_t *v
 		return cli_fail(err, -EINVAL, "parameter %s: must be from %llu to %llu%s%s", name,
 				(unsigned long long)info->min, (unsigned long long)info->max,
 				*info->unit ? " " : "", info->unit);
-	if (param == TERN_PARAM_CHUNK_BYTES && (n & (n - 1)))
+	if ((param == TERN_PARAM_CHUNK_BYTES || param == TERN_PARAM_STRIPE_BYTES) && (n & (n - 1)))
 		return cli_fail(err, -EINVAL, "parameter %s: must be a power of two", name);
 	*out = (uint64_t)n;
 	return 0;

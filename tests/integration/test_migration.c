@@ -124,6 +124,53 @@ static void idle_guest(void **state)
 	rig_fini(&r);
 }
 
+/* States that one side was told of. */
+struct told {
+	pthread_t caller;
+	unsigned nr;
+	bool on_caller;
+	enum tern_state v[32];
+};
+
+static void on_event(void *opaque, const struct tern_event *event)
+{
+	struct told *t = opaque;
+
+	t->on_caller |= pthread_equal(pthread_self(), t->caller) != 0;
+	if (event->type == TERN_EVENT_STATE && t->nr < 32)
+		t->v[t->nr++] = event->state;
+}
+
+/* From the first to the last, each once, and never on the thread that started the session. */
+static void check_told(const struct told *t)
+{
+	assert_false(t->on_caller);
+	assert_true(t->nr > 2);
+	assert_int_equal(t->v[0], TERN_STATE_SETUP);
+	assert_int_equal(t->v[t->nr - 1], TERN_STATE_COMPLETED);
+	for (unsigned i = 0; i < t->nr; i++)
+		for (unsigned k = 0; k < i; k++)
+			assert_int_not_equal(t->v[i], t->v[k]);
+}
+
+static void states_are_told_once(void **state)
+{
+	const uint64_t pages[] = { 512 };
+	struct told src = { .caller = pthread_self() }, dst = { .caller = pthread_self() };
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_MEMFD, 1, pages);
+	testvm_fill(&r.src, 1, 1);
+	rig_sessions(&r);
+	tern_session_set_event_handler(r.s, on_event, &src);
+	tern_session_set_event_handler(r.d, on_event, &dst);
+	rig_go(&r);
+	rig_assert_moved(&r);
+	rig_fini(&r); /* joins their threads */
+	check_told(&src);
+	check_told(&dst);
+}
+
 static void running_guest(void **state)
 {
 	const uint64_t pages[] = { 16384 };
@@ -812,6 +859,7 @@ static void statistics_add_up(void **state)
 
 static const struct lane_case cases[] = {
 	LANE_CASE(idle_guest),
+	LANE_CASE(states_are_told_once),
 	LANE_CASE(running_guest),
 	LANE_CASE(running_guest_with_sync_tracking),
 	LANE_CASE(odd_region_sizes),

@@ -26,6 +26,7 @@
 #include "faults.h"
 #include "hugepages.h"
 #include "leave_out.h"
+#include "mapper.h"
 #include "monitor.h"
 #include "placement.h"
 
@@ -613,6 +614,46 @@ static void writes_that_may_not_be(void **state)
 	rig_fini(&r);
 }
 
+/* Mappings of another process that cannot be: each is refused, and said why. */
+static void wrong_mappings_are_refused(void **state)
+{
+	const uint64_t base = 0x7f0000000000;
+	const struct tern_mapping right = { .size = 4 * PAGE, .hva = base };
+	static const struct {
+		struct tern_mapping m;
+		const char *words;
+	} wrong[] = {
+		{ { .region = 1, .size = PAGE, .hva = 1ull << 40 }, "region 1" },
+		{ { .size = 0, .hva = 1ull << 40 }, "outside" },
+		{ { .size = 17 * PAGE, .hva = 1ull << 40 }, "outside" },
+		{ { .offset = 17 * PAGE, .size = PAGE, .hva = 1ull << 40 }, "outside" },
+		{ { .size = PAGE, .hva = (1ull << 40) + 1 }, "whole host pages" },
+		{ { .size = PAGE, .hva = 1ull << 40, .reserved = 7 }, "where 0 must be" },
+		{ { .size = PAGE, .hva = 0x7f0000003000 }, "overlap" },
+		{ { .size = 8 * PAGE, .hva = 0x7efffffff000 }, "overlap" },
+	};
+	struct mapper *m;
+	struct uffd other;
+	struct rig r;
+
+	rig_init(&r, MEMFD, 16);
+	assert_int_equal(uffd_open(&other, 0, &r.err), 0);
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		const struct tern_mapping both[] = { right, wrong[i].m };
+
+		error_clear(&r.err);
+		assert_int_equal(mapper_new(r.p, other.fd, both, 2, &m, &r.err), -EINVAL);
+		if (!strstr(r.err.message, wrong[i].words))
+			fail_msg("case %zu: '%s' lacks '%s'", i, r.err.message, wrong[i].words);
+	}
+	const struct tern_mapping apart[] = { right, { .size = PAGE, .hva = base + 4 * PAGE } };
+
+	assert_int_equal(mapper_new(r.p, other.fd, apart, 2, &m, &r.err), 0);
+	mapper_delete(&m);
+	uffd_close(&other);
+	rig_fini(&r);
+}
+
 static void missing_may_not_overlap(void **state)
 {
 	struct runs twice = { .p = (const uint8_t *)"\0\5", .left = 2, .at = 12, .end = 1024 };
@@ -900,6 +941,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(page_that_is_not_missing_may_not_come),
 		cmocka_unit_test(pages_outside_are_refused),
 		cmocka_unit_test(writes_that_may_not_be),
+		cmocka_unit_test(wrong_mappings_are_refused),
 		cmocka_unit_test(missing_may_not_overlap),
 		cmocka_unit_test(complete_blocks_are_the_kernels),
 		cmocka_unit_test(again_allows_what_is_missing),

@@ -53,6 +53,7 @@ class Control(Case):
         for arguments, words in (({"downtime_limit": 0}, ["downtime-limit", "from 1"]),
                                  ({"mode": "fast"}, ["mode", "fast"]),
                                  ({"chunk": 100000}, ["power of two"]),
+                                 ({"stripe": 300000}, ["power of two"]),
                                  ({"cpus": "x"}, ["x"]),
                                  ({"colour": 1}, ["colour"])):
             self.refused(vm, "GenericError", words, "migrate-set-parameters",
