@@ -4,9 +4,10 @@
 # run.sh - everything there is to test, from a fresh checkout.
 #
 # Installs what is missing (as root or through sudo), then builds and runs
-#   plain   all suites, quick ones first
+#   plain   all suites, quick ones first; the other builds compile behind them, niced,
+#           because these tests mostly wait
 #   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
-#           meanwhile the other builds compile, and asan, tsan and the fuzz targets run
+#           meanwhile asan, tsan and the fuzz targets run
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
@@ -28,6 +29,7 @@ failed=0
 hugepages_before=
 lab_pid=
 fuzz_pid=
+builds_pid=
 asan_begun=
 tsan_done=
 
@@ -147,6 +149,7 @@ leave()
 {
 	[ -z "$lab_pid" ] || kill -TERM -- "-$lab_pid" 2>/dev/null
 	[ -z "$fuzz_pid" ] || kill -TERM -- "-$fuzz_pid" 2>/dev/null
+	[ -z "$builds_pid" ] || kill -TERM -- "-$builds_pid" 2>/dev/null
 	restore_resources
 }
 
@@ -221,6 +224,7 @@ test_plain()
 {
 	local timeout_multiplier=1
 	build plain --buildtype=debugoptimized -Drdma=enabled || return
+	builds_begin
 	run_suites plain "$jobs" unit cli
 	run_suites plain "$jobs" integration
 	run_suites plain "$jobs" vmm
@@ -241,6 +245,32 @@ build_tsan()
 build_fuzz()
 {
 	build_targets=fuzzers CC=clang build fuzz --buildtype=debugoptimized -Drdma=enabled -Dfuzz=true
+}
+
+# builds_begin - the other builds, in the background and where nobody else wants the CPU.
+# Nothing is counted here: the parts build again, which does nothing then, and count.
+builds_begin()
+{
+	local part
+
+	[ -z "$only_suite" ] || return 0
+	set -m # as lab_begin
+	(
+		renice -n 19 -p "$BASHPID" >/dev/null
+		for part in fuzz asan tsan; do
+			is_left_out "$part" || "build_$part"
+		done
+	) &
+	builds_pid=$!
+	set +m
+}
+
+# builds_end - wait for them
+builds_end()
+{
+	[ -n "$builds_pid" ] || return 0
+	wait "$builds_pid"
+	builds_pid=
 }
 
 # lab_work LOGS - what the lab runs; nothing is counted here, because it may be a subshell
@@ -308,15 +338,8 @@ lab_tool_end()
 # while_lab_runs - what needs no clock, while emulated CPUs wait for one another
 while_lab_runs()
 {
-	local part
-
 	[ -n "$lab_pid" ] && [ -z "$only_suite" ] || return 0
-	for part in fuzz asan tsan; do
-		if ! is_left_out "$part"; then
-			("build_$part") # the part itself builds again, which does nothing, and counts
-		fi
-		[ "$part" != fuzz ] || run_part fuzz fuzz_begin
-	done
+	run_part fuzz fuzz_begin
 	run_part asan test_asan_begin
 	run_part tsan test_tsan
 }
@@ -497,6 +520,7 @@ main()
 	*) run_part plain test_plain ;;
 	esac
 	run_part lab lab_begin
+	builds_end
 	while_lab_runs
 	lab_suites_end
 	case $only_suite in
