@@ -5,7 +5,7 @@ import os
 import subprocess
 
 from case import Case, IMAGES, SMALL, TERN_VM, main
-from vmmtool import TIMEOUT
+from vmmtool import TIMEOUT, CommandError
 
 
 class Control(Case):
@@ -33,6 +33,15 @@ class Control(Case):
             self.assertIn("error", vm.line())
         vm.socket.sendall(b"\n \n")
         self.assertEqual(vm.command("query-status"), {"status": "running", "running": True})
+
+    def test_texts_that_are_cut_to_fit(self):
+        """An error that quotes a long name is an error all the same, wherever it is cut."""
+        vm = self.vm(*SMALL)
+        for begin in ("", "x", "xx", "xxx"):
+            name = begin + "\U0001f426" * 200
+            with self.assertRaises(CommandError) as got:
+                vm.command(name)
+            self.assertIn(name[:100], str(got.exception))
 
     def test_stop_and_cont(self):
         vm = self.vm(*SMALL)
