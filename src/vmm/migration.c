@@ -9,6 +9,7 @@
  *			completed  finish-migrate → postmigrate
  *	destination	load()
  *			resume()   inmigrate → running (or paused, if it came paused)
+ *			announce() a few times, on a thread of its own
  */
 
 #include "migration.h"
@@ -17,9 +18,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <tern/kvm.h>
+#include "blockers.h"
 #include "state.h"
 #include "vmm.h"
 #include "../cli/cli.h"
+#include "../utf8.h"
+
+static const char *const notice_names[] = { "setup", "switchover", "done", "failed" };
+_Static_assert(sizeof(notice_names) / sizeof(notice_names[0]) == TERN_NOTICE_NR,
+	       "one name per notice");
 
 void migration_init(struct migration *g, struct vmm *v)
 {
@@ -152,6 +159,30 @@ static int vm_throttle(void *opaque, unsigned percent)
 	return machine_throttle(g->vmm->machine, percent);
 }
 
+/*
+ * Destination: tell the network where the guest is.  There is no network device here; one
+ * with a MAC address would send a gratuitous ARP now.
+ */
+static int vm_announce(void *opaque, unsigned round)
+{
+	struct migration *g = opaque;
+
+	events_post(&g->vmm->events, "ANNOUNCE", json_pack("{s:i}", "round", (int)round));
+	return 0;
+}
+
+/* Either side: a part of the VMM that has something to prepare or to clean up. */
+static int on_notice(void *opaque, enum tern_notice notice)
+{
+	struct migration *g = opaque;
+
+	events_post(
+		&g->vmm->events, "MIGRATION_NOTICE",
+		json_pack("{s:s}", "notice",
+			  (unsigned)notice < TERN_NOTICE_NR ? notice_names[notice] : "unknown"));
+	return 0;
+}
+
 /* A migration has ended: what becomes of the guest here? */
 static void on_end(struct migration *g)
 {
@@ -229,6 +260,7 @@ static int session_make(struct migration *g, enum tern_role role, struct tern_er
 		.save = vm_save,
 		.load = vm_load,
 		.throttle = vm_throttle,
+		.announce = vm_announce,
 	};
 	const struct machine *m = g->vmm->machine;
 	int ret;
@@ -258,6 +290,8 @@ static int session_make(struct migration *g, enum tern_role role, struct tern_er
 	}
 	tern_session_set_vm_ops(g->session, &ops, g);
 	tern_session_set_event_handler(g->session, on_event, g);
+	tern_session_add_notifier(g->session, on_notice, g);
+	tern_session_set_blockers(g->session, g->vmm->blockers);
 	if (role == TERN_SOURCE && m->cfg.dirty != MACHINE_DIRTY_NONE) {
 		ret = describe_kvm(g->session, m, err);
 		if (ret)
@@ -396,7 +430,8 @@ static json_t *tern_json(const struct tern_session *s)
 	return o ? o : json_null();
 }
 
-json_t *migration_json(const struct migration *g)
+/* What there is to tell of a session that there was. */
+static json_t *session_json(const struct migration *g)
 {
 	struct tern_error err;
 	struct tern_stats st;
@@ -406,6 +441,7 @@ json_t *migration_json(const struct migration *g)
 	if (!g->session || tern_session_stats(g->session, &st, sizeof(st)))
 		return json_object();
 	tern_session_uri(g->session, uri, sizeof(uri));
+	utf8_clean(uri); /* a path may be anything */
 	o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "status",
 		      tern_state_name(st.state), "role",
 		      g->role == TERN_SOURCE ? "source" : "destination", "uri", uri, "total-time",
@@ -419,5 +455,14 @@ json_t *migration_json(const struct migration *g)
 				    json_integer((json_int_t)st.throttle_percent));
 	if (tern_session_error(g->session, &err))
 		json_object_set_new(o, "error-desc", json_string(err.message));
+	return o;
+}
+
+json_t *migration_json(const struct migration *g)
+{
+	json_t *o = session_json(g), *reasons = blockers_json(g->vmm);
+
+	if (reasons)
+		json_object_set_new(o, "blocked-reasons", reasons);
 	return o;
 }
