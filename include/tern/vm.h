@@ -11,7 +11,8 @@
  * they take is part of the downtime ledger.  They must not call
  * tern_session_delete() or tern_session_wait().  Each returns 0 or a negative
  * errno value; a failure before GO ends the migration with the source guest
- * running.
+ * running.  tern_session_explain() gives a failure words, which the operator of the
+ * other side reads too.
  */
 
 #include <stdbool.h>

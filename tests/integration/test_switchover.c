@@ -260,6 +260,7 @@ struct listener {
 	enum tern_notice heard[HISTORY_MAX];
 	bool source_ran[HISTORY_MAX];
 	atomic_uint nr;
+	const char *why; /* of the refusal; NULL: the code alone */
 };
 
 static int listen_in(void *opaque, enum tern_notice notice)
@@ -270,6 +271,8 @@ static int listen_in(void *opaque, enum tern_notice notice)
 	assert_true(i < HISTORY_MAX);
 	l->heard[i] = notice;
 	l->source_ran[i] = l->rig->src.is_running;
+	if (notice == l->refuse && l->why)
+		tern_session_explain(*l->session, l->why);
 	return notice == l->refuse ? l->code : 0;
 }
 
@@ -320,11 +323,15 @@ static void a_notifier_refuses(void **state)
 		a = b = (struct listener){ .rig = &r, .refuse = TERN_NOTICE_NR };
 		a.refuse = i ? TERN_NOTICE_SWITCHOVER : TERN_NOTICE_SETUP;
 		a.code = -EBADMSG;
+		a.session = &r.s;
+		a.why = i ? "the mirror lags" : NULL;
 		tern_session_add_notifier(r.s, listen_in, &a);
 		tern_session_add_notifier(r.s, listen_in, &b);
 		rig_start(&r);
 		assert_int_equal(tern_session_wait(r.s, RIG_WAIT_MS), -EBADMSG);
-		rig_assert_error(r.s, -EBADMSG, i ? "refused the switchover" : "refused the setup");
+		rig_assert_error(r.s, -EBADMSG,
+				 i ? "refused the switchover of the migration: the mirror lags"
+				   : "refused the setup of the migration: Bad message");
 		tern_session_cancel(r.d);
 		rig_wait(&r);
 		rig_assert_source_runs(&r);
