@@ -83,6 +83,15 @@ bool migration_must_stay(const struct migration *g)
 
 /* --------------------------------------------- callbacks, on the session's thread */
 
+/* A callback fails: say why on stderr, and to the operators of both sides. */
+static void explain(struct migration *g, int code, const struct tern_error *err)
+{
+	const char *why = err->code ? err->message : strerror(-code);
+
+	vmm_complain("%s", why);
+	tern_session_explain(g->session, why);
+}
+
 /* Source: stop the guest, and remember whether it ran. */
 static int vm_pause(void *opaque)
 {
@@ -115,6 +124,8 @@ static int vm_resume(void *opaque)
 	pthread_mutex_unlock(&v->lock);
 	if (g->wants_to_run && !ret)
 		events_post(&v->events, "RESUME", NULL);
+	if (ret)
+		tern_session_explain(g->session, "the guest has crashed");
 	return ret;
 }
 
@@ -126,10 +137,10 @@ static int vm_save(void *opaque, struct tern_state_writer *w)
 	struct tern_error err = { 0 };
 	int ret = state_save(g->vmm->machine, g->wants_to_run, &b, &err);
 
-	if (ret)
-		vmm_complain("%s", err.message);
-	else
+	if (!ret)
 		ret = tern_state_write(w, b.p, b.len);
+	if (ret)
+		explain(g, ret, &err);
 	free(b.p);
 	return ret;
 }
@@ -146,7 +157,7 @@ static int vm_load(void *opaque, struct tern_state_reader *r)
 	if (!ret)
 		ret = state_load(g->vmm->machine, p, len, &g->wants_to_run, &err);
 	if (ret)
-		vmm_complain("%s", err.code ? err.message : strerror(-ret));
+		explain(g, ret, &err);
 	free(p);
 	return ret;
 }

@@ -99,6 +99,13 @@ class Vm:
         with open(self.errors.name, encoding="utf-8") as f:
             return f.read()
 
+    def wait_complaint(self, words):
+        """Wait until it has complained in those words."""
+        end = time.monotonic() + TIMEOUT
+        while words not in self.stderr():
+            assert time.monotonic() < end, f"no \"{words}\" in: {self.stderr()}"
+            time.sleep(0.01)
+
     def connect(self):
         """Connect to the control socket, which appears when the machine has been made."""
         end = time.monotonic() + TIMEOUT
