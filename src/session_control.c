@@ -39,7 +39,8 @@ int tern_session_continue(struct tern_session *s)
 	if (s->role != TERN_SOURCE)
 		return -EINVAL;
 	monitor_lock(&s->mon);
-	if (s->state != TERN_STATE_PRE_SWITCHOVER)
+	/* What has begun to end may have given the guest back already: see hold(). */
+	if (s->state != TERN_STATE_PRE_SWITCHOVER || session_check(s, NULL))
 		r = -EBUSY;
 	else
 		s->continue_requested = true;

@@ -395,7 +395,8 @@ int tern_session_start_postcopy(struct tern_session *s);
 /*
  * tern_session_continue - source, in PRE_SWITCHOVER: go on with the switchover.
  *
- * Returns 0, -EINVAL (a destination), -EBUSY (in another state).  Any thread; never blocks.
+ * Returns 0, -EINVAL (a destination), -EBUSY (in another state, or it has failed or was
+ * cancelled meanwhile, whatever the state still is).  Any thread; never blocks.
  */
 int tern_session_continue(struct tern_session *s);
 
