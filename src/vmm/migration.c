@@ -383,8 +383,26 @@ int migration_cancel(struct migration *g, struct tern_error *err)
 int migration_continue(struct migration *g, struct tern_error *err)
 {
 	int ret = g->session ? tern_session_continue(g->session) : -EBUSY;
+	struct tern_error why;
 
-	return ret ? cli_fail(err, ret, "no migration is in state pre-switchover") : 0;
+	if (!ret)
+		return 0;
+	if (ret == -EINVAL)
+		return cli_fail(
+			err, ret,
+			"the destination of a migration has no state pre-switchover; continue "
+			"the source");
+	if (!g->session)
+		return cli_fail(err, ret,
+				"no migration is in state pre-switchover: there was none");
+	if (tern_session_error(g->session, &why))
+		return cli_fail(
+			err, ret,
+			"no migration is in state pre-switchover: the last one has ended (%s); "
+			"the guest is %s",
+			why.message, vmm_state_name(vmm_state(g->vmm)));
+	return cli_fail(err, ret, "no migration is in state pre-switchover: its state is %s",
+			tern_state_name(tern_session_state(g->session)));
 }
 
 int migration_start_postcopy(struct migration *g, struct tern_error *err)

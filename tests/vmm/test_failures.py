@@ -144,6 +144,33 @@ class Failures(Case):
         self.serial.wait_more()
 
 
+    def test_link_lost_before_the_switchover(self):
+        """The paused guest runs on, and an operator who comes too late is told so."""
+        a, b = self.pair("--guest", "check")
+        c = self.vm(*SMALL, "--incoming", "defer")
+        self.serial.wait_more()
+        self.refused(a, "GenericError", ["there was none"], "migrate-continue",
+                     state="pre-switchover")
+        a.command("migrate-set-parameters", pause_before_switchover=True)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        proxy = Proxy(int(b.command("query-migrate")["uri"].rsplit(":", 1)[1]))
+        self.addCleanup(proxy.cut)
+        a.command("migrate", uri=f"tcp:127.0.0.1:{proxy.port}")
+        a.wait_migration("pre-switchover")
+        self.assertEqual(a.status(), "finish-migrate")
+        proxy.cut()
+        self.assertEqual(a.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(a.status(), "running")
+        lost = a.command("query-migrate")["error-desc"]
+        self.assertIn("closed", lost)
+        self.refused(a, "GenericError", ["pre-switchover", lost, "the guest is running"],
+                     "migrate-continue", state="pre-switchover")
+        self.assertEqual(b.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(b.status(), "inmigrate")
+        a.command("migrate-set-parameters", pause_before_switchover=False)
+        self.back_on_its_feet(a, c)
+
+
 class LostLinks(Case):
     """The link is lost in postcopy: both sides wait, and go on over another one."""
 

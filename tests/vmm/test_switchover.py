@@ -43,8 +43,8 @@ class Switchover(Case):
     def test_pause_before_switchover(self):
         a, b = self.begin(("--mem", "64M", "--vcpus", "2", "--guest", "check"),
                           pause_before_switchover=True)
-        with self.assertRaises(CommandError):
-            b.command("migrate-continue", state="pre-switchover")
+        self.refused(b, "GenericError", ["continue the source"], "migrate-continue",
+                     state="pre-switchover")
         a.wait_migration("pre-switchover")
         self.assertEqual(a.status(), "finish-migrate")
         self.assertTrue(self.serial.is_silent())
@@ -56,6 +56,8 @@ class Switchover(Case):
         self.ends(a, b)
         ledger = a.command("query-migrate")["tern"]["downtime_ledger_us"]
         self.assertGreater(ledger["pre_switchover"], 0)
+        self.refused(a, "GenericError", ["state is completed"], "migrate-continue",
+                     state="pre-switchover")
         self.serial.wait_more()
 
     def test_cancel_before_switchover(self):
