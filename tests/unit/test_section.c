@@ -84,7 +84,8 @@ static int take(const struct section_buf *b, size_t len, struct tern_error *err)
 	int ret;
 
 	assert_non_null(exact);
-	memcpy(exact, b->p, len);
+	if (len)
+		memcpy(exact, b->p, len);
 	memset(err, 0, sizeof(*err));
 	ret = section_parse(len ? exact : exact + 1, len, &s, &nr, err);
 	if (ret)

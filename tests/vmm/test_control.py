@@ -43,6 +43,11 @@ class Control(Case):
                 vm.command(name)
             self.assertIn(name[:100], str(got.exception))
 
+    def test_path_that_is_no_text(self):
+        """A file may have any name; what is answered is text all the same."""
+        vm = self.vm(*SMALL, "--incoming", f"unix:{self.folder}/\udcff")  # the byte 0xff
+        self.assertEqual(vm.command("query-migrate")["uri"], f"unix:{self.folder}/?")
+
     def test_stop_and_cont(self):
         vm = self.vm(*SMALL)
         self.serial.wait_more()
