@@ -409,13 +409,15 @@ static int load_state(struct destination *d, struct tern_error *err)
 	struct tern_session *s = d->s;
 	struct tern_state_reader reader = { .buf = d->state.buf, .len = d->state.len };
 	uint64_t begin = now_ns();
+
+	session_ask(s);
 	int r = s->vm.load ? s->vm.load(s->vm_opaque, &reader) : 0;
 
 	if (r < 0)
 		return error_session(err, r,
 				     "the destination VMM could not load the device state (%zu of "
 				     "%zu bytes read): %s",
-				     reader.at, reader.len, error_name(r));
+				     reader.at, reader.len, session_reason(s, r));
 	if (s->vm.load && tern_state_remaining(&reader))
 		return error_session(err, -EPROTO,
 				     "the destination VMM left %zu of %zu bytes of device state "
@@ -495,11 +497,12 @@ static int run_guest(struct tern_session *s, struct tern_error *err)
 		s->conn->ops->revoke(s->conn);
 		destination_stop_receivers(s); /* one may still be clearing pages for a ZERO */
 	}
+	session_ask(s);
 	int r = s->vm.resume ? s->vm.resume(s->vm_opaque) : 0;
 
 	if (r < 0)
 		return error_session(err, r, "the destination VMM could not resume the guest: %s",
-				     error_name(r));
+				     session_reason(s, r));
 	struct wire_msg msg = {
 		.type = WIRE_STARTED,
 		.started = { .resume_ns = now_ns() - begin },

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "utf8.h"
+
 const char *tern_error_scope_name(enum tern_error_scope scope)
 {
 	static const char *const names[] = {
@@ -31,9 +33,7 @@ static int error_vset(struct tern_error *err, int code, enum tern_error_scope sc
 	err->scope = scope;
 	err->channel = channel;
 	vsnprintf(err->message, sizeof(err->message), fmt, ap);
-	for (char *c = err->message; *c; c++)
-		if ((unsigned char)*c < 0x20 || *c == 0x7f)
-			*c = '?';
+	utf8_clean(err->message); /* a peer's text may be in it, and it may have been cut */
 	return code;
 }
 

@@ -17,7 +17,7 @@
  *
  * @code is a negative errno value.  @err may be NULL.  An error that is already
  * set (code != 0) is kept: the first one wins.  The message is cut to fit, and
- * control characters in it become '?'.
+ * control characters and what is no UTF-8 become '?'.
  */
 int error_set(struct tern_error *err, int code, enum tern_error_scope scope, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

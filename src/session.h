@@ -90,6 +90,7 @@ struct tern_session {
 	pthread_t thread;
 	pthread_t announcer;     /* session thread; … */
 	bool announces;          /* … there is one */
+	char reason[TERN_REASON_MAX + 1]; /* session thread: why a callback failed; "": unknown */
 	pthread_mutex_t event_lock;
 
 	struct monitor mon;
@@ -235,6 +236,15 @@ int session_settle(struct tern_session *s, const struct tern_error *err);
  * 0; for SETUP and SWITCHOVER -errno with *err if one refuses.
  */
 int session_notify(struct tern_session *s, enum tern_notice notice, struct tern_error *err);
+
+/*
+ * What the VMM says about its callbacks' failures (session_control.c).  Session thread.
+ *
+ * session_ask - call this before a callback that may use tern_session_explain().
+ * session_reason - after it has returned @code: what it said, or the code's name.
+ */
+void session_ask(struct tern_session *s);
+const char *session_reason(const struct tern_session *s, int code);
 
 /*
  * session_announce - begin to call the VMM's announce(); failing is no error (announce.c).

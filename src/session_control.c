@@ -9,6 +9,7 @@
 #include "session.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "error.h"
 #include "state.h"
@@ -38,7 +39,8 @@ int tern_session_continue(struct tern_session *s)
 	if (s->role != TERN_SOURCE)
 		return -EINVAL;
 	monitor_lock(&s->mon);
-	if (s->state != TERN_STATE_PRE_SWITCHOVER)
+	/* What has begun to end may have given the guest back already: see hold(). */
+	if (s->state != TERN_STATE_PRE_SWITCHOVER || session_check(s, NULL))
 		r = -EBUSY;
 	else
 		s->continue_requested = true;
@@ -71,6 +73,21 @@ int tern_session_add_notifier(struct tern_session *s, tern_notifier_fn *fn, void
 	return 0;
 }
 
+void tern_session_explain(struct tern_session *s, const char *reason)
+{
+	snprintf(s->reason, sizeof(s->reason), "%s", reason ? reason : "");
+}
+
+void session_ask(struct tern_session *s)
+{
+	s->reason[0] = 0;
+}
+
+const char *session_reason(const struct tern_session *s, int code)
+{
+	return s->reason[0] ? s->reason : error_name(code);
+}
+
 int session_notify(struct tern_session *s, enum tern_notice notice, struct tern_error *err)
 {
 	static const char *const names[] = {
@@ -83,6 +100,7 @@ int session_notify(struct tern_session *s, enum tern_notice notice, struct tern_
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == TERN_NOTICE_NR, "one name per notice");
 	for (unsigned i = 0; i < s->nr_notifiers; i++) {
+		session_ask(s);
 		int r = s->notifiers[i].fn(s->notifiers[i].opaque, notice);
 
 		if (r < 0 && may_refuse)
@@ -90,7 +108,7 @@ int session_notify(struct tern_session *s, enum tern_notice notice, struct tern_
 				err, r,
 				"a part of the VMM (notifier %u) refused the %s of the "
 				"migration: %s",
-				i, names[notice], error_name(r));
+				i, names[notice], session_reason(s, r));
 	}
 	return 0;
 }

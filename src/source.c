@@ -89,6 +89,7 @@ static void resume_guest(struct source *src)
 	source_unthrottle(src);
 	if (!src->paused || !s->vm.resume)
 		return;
+	session_ask(s);
 	int r = s->vm.resume(s->vm_opaque);
 
 	if (r < 0) {
@@ -96,7 +97,7 @@ static void resume_guest(struct source *src)
 
 		error_clear(&err);
 		error_session(&err, r, "the VMM could not resume the source guest: %s",
-			      error_name(r));
+			      session_reason(s, r));
 		session_event(s, TERN_EVENT_WARNING, &err);
 	}
 }

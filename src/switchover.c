@@ -73,11 +73,12 @@ static int pause_guest(struct source *src, struct tern_error *err)
 	src->paused = true;
 	if (s->kvm) /* nobody waits there while the VMM waits for its vCPUs */
 		kvm_gate_pausing(&s->kvm->gate);
+	session_ask(s);
 	int r = s->vm.pause ? s->vm.pause(s->vm_opaque) : 0;
 
 	if (r < 0)
 		return error_session(err, r, "the VMM could not pause the guest: %s",
-				     error_name(r));
+				     session_reason(s, r));
 	return 0;
 }
 
@@ -128,12 +129,14 @@ static int move_state(struct source *src, struct lap *l, struct tern_error *err)
 	struct tern_session *s = src->s;
 	struct tern_state_writer w = { .max = session_param(s, TERN_PARAM_STATE_MAX) };
 	struct wire_msg msg;
+
+	session_ask(s);
 	int r = s->vm.save ? s->vm.save(s->vm_opaque, &w) : 0;
 
 	lap(l, TERN_LEDGER_STATE_SAVE);
 	if (r < 0)
 		error_session(err, r, "the VMM could not save the device state: %s",
-			      error_name(r));
+			      session_reason(s, r));
 	else
 		r = send_state(s, &w, err);
 	vmstate_fini(&w);

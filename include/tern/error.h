@@ -31,7 +31,7 @@ struct tern_error {
 	enum tern_error_scope scope;
 	int phase;                  /* enum tern_state in which it happened */
 	int channel;                /* channel index, or -1 */
-	char message[TERN_ERROR_MESSAGE_MAX]; /* one sentence, no newline */
+	char message[TERN_ERROR_MESSAGE_MAX]; /* one sentence, UTF-8, no newline */
 };
 
 /*

@@ -323,6 +323,19 @@ typedef int tern_notifier_fn(void *opaque, enum tern_notice notice);
  */
 int tern_session_add_notifier(struct tern_session *s, tern_notifier_fn *fn, void *opaque);
 
+#define TERN_REASON_MAX 255u /* bytes without the terminating 0 */
+
+/*
+ * tern_session_explain - why the callback that calls this is about to fail.
+ *
+ * For pause(), resume(), save(), load() and notifiers, on the thread that they are called
+ * on.  @reason, "the guest has 2 vCPUs, this machine 3; …", takes the place of the errno
+ * value's name in the session's error, which the peer's session gets too.  It is copied,
+ * and cut at TERN_REASON_MAX; the last call counts; NULL takes it back, as does a callback
+ * that returns 0.  Never blocks.
+ */
+void tern_session_explain(struct tern_session *s, const char *reason);
+
 /*
  * tern_session_set_blockers - source: do not migrate while something forbids it.
  *
@@ -383,7 +396,8 @@ int tern_session_start_postcopy(struct tern_session *s);
 /*
  * tern_session_continue - source, in PRE_SWITCHOVER: go on with the switchover.
  *
- * Returns 0, -EINVAL (a destination), -EBUSY (in another state).  Any thread; never blocks.
+ * Returns 0, -EINVAL (a destination), -EBUSY (in another state, or it has failed or was
+ * cancelled meanwhile, whatever the state still is).  Any thread; never blocks.
  */
 int tern_session_continue(struct tern_session *s);
 

@@ -12,6 +12,8 @@
  * tern_session_delete() or tern_session_wait().  Each returns 0 or a negative
  * errno value.  If pause(), save() or load() fails, the migration ends with the source
  * guest running; if throttle(), or resume() at the source, fails, a WARNING says so.
+ * tern_session_explain() gives a failure words, which the operator of the other side reads
+ * too.
  *
  * The source gives up waiting for load() and for resume() at the destination after six
  * times TERN_PARAM_PEER_TIMEOUT_MS; after GO the outcome is unknown to it then.

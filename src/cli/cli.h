@@ -29,7 +29,8 @@ int cmd_info(int argc, char **argv);
  * cli_fail - write a sentence into *err and return @code.
  *
  * @code is a negative errno value.  An error that is already set is kept; @err
- * may be NULL.
+ * may be NULL.  The sentence is cut to fit; control characters and what is no UTF-8
+ * become '?'.
  */
 int cli_fail(struct tern_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

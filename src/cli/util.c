@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <time.h>
 #include "cli.h"
+#include "../utf8.h"
 
 /* Fills *err unless it is set already; see cli.h. */
 int cli_fail(struct tern_error *err, int code, const char *fmt, ...)
@@ -19,6 +20,7 @@ int cli_fail(struct tern_error *err, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(err->message, sizeof(err->message), fmt, ap);
 	va_end(ap);
+	utf8_clean(err->message);
 	return code;
 }
 

@@ -8,8 +8,10 @@
  */
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include "blockers.h"
 #include "qmp.h"
 #include "../cli/cli.h"
 
@@ -21,6 +23,19 @@ static const char *text_argument(const json_t *args, const char *name, struct te
 	if (!text)
 		cli_fail(err, -EINVAL, "argument \"%s\" is missing, or no text", name);
 	return text;
+}
+
+/* An argument that is a number from 1 on; 0 with *err if it is none. */
+static int number_argument(const json_t *args, const char *name, struct tern_error *err)
+{
+	const json_t *v = json_object_get(args, name);
+	json_int_t n = json_integer_value(v);
+
+	if (json_is_integer(v) && n > 0 && n <= INT_MAX)
+		return (int)n;
+	cli_fail(err, -EINVAL, "argument \"%s\" is missing, or no number from 1 to %d", name,
+		 INT_MAX);
+	return 0;
 }
 
 static int cmd_capabilities(struct vmm *v, const json_t *args, json_t **out, struct tern_error *err)
@@ -146,6 +161,23 @@ static int cmd_query_migrate(struct vmm *v, const json_t *args, json_t **out,
 	return 0;
 }
 
+static int cmd_blocker_add(struct vmm *v, const json_t *args, json_t **out, struct tern_error *err)
+{
+	const char *reason = text_argument(args, "reason", err);
+	int id, ret = reason ? blockers_add(v, reason, &id, err) : -EINVAL;
+
+	if (!ret)
+		*out = json_pack("{s:i}", "id", id);
+	return ret;
+}
+
+static int cmd_blocker_del(struct vmm *v, const json_t *args, json_t **out, struct tern_error *err)
+{
+	int id = number_argument(args, "id", err);
+
+	return id ? blockers_remove(v, id, err) : -EINVAL;
+}
+
 static int cmd_query_commands(struct vmm *v, const json_t *args, json_t **out,
 			      struct tern_error *err);
 
@@ -169,6 +201,8 @@ static const struct command {
 	{ "migrate-set-parameters", NULL, cmd_set_parameters },
 	{ "query-migrate-parameters", "", cmd_query_parameters },
 	{ "query-migrate", "", cmd_query_migrate },
+	{ "x-blocker-add", " reason ", cmd_blocker_add },
+	{ "x-blocker-del", " id ", cmd_blocker_del },
 };
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 

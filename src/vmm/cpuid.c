@@ -67,17 +67,19 @@ static uint32_t reg_get(const struct kvm_cpuid_entry2 *e, unsigned reg)
 	return reg == EAX ? e->eax : reg == EBX ? e->ebx : reg == ECX ? e->ecx : e->edx;
 }
 
-/* Take out what cannot be migrated, add what KVM leaves to the VMM. */
-static void adjust(int kvm_fd, struct kvm_cpuid2 *t)
+void cpuid_adjust(struct kvm_cpuid2 *t, bool tsc_deadline)
 {
 	struct kvm_cpuid_entry2 *e = find(t, 1, 0);
 
 	if (e) {
 		e->ecx &= ~BIT(5); /* VMX */
 		e->ecx |= BIT(31); /* there is a hypervisor */
-		if (ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0)
+		if (tsc_deadline)
 			e->ecx |= BIT(24);
 	}
+	e = find(t, 7, 0);
+	if (e)
+		e->ecx &= ~BIT(7); /* shadow stacks: the pointer is no MSR, and is not saved */
 	e = find(t, 0x80000001, 0);
 	if (e)
 		e->ecx &= ~BIT(2); /* SVM */
@@ -95,7 +97,7 @@ int cpuid_supported(int kvm_fd, struct kvm_cpuid2 **out, struct tern_error *err)
 		return cli_fail(err, -errno, "cannot ask KVM which CPU features it supports: %s",
 				strerror(errno));
 	}
-	adjust(kvm_fd, t);
+	cpuid_adjust(t, ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0);
 	*out = t;
 	return 0;
 }

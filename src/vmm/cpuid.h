@@ -6,7 +6,7 @@
  * What the vCPUs say that they can do.
  *
  * Everything that KVM can offer here, except what has state that is not migrated
- * (nested virtualization).  A guest keeps the CPUID that it was started with: it is
+ * (nested virtualization, shadow stacks).  A guest keeps the CPUID that it was started with: it is
  * part of the device state, and a destination takes it only if it can offer all of it.
  */
 
@@ -17,6 +17,13 @@
 
 /* cpuid_bytes - size of a table of @nr entries. */
 size_t cpuid_bytes(unsigned nr);
+
+/*
+ * cpuid_adjust - take out what cannot be migrated, add what KVM leaves to the VMM.
+ *
+ * @tsc_deadline: KVM's LAPIC has the timer of that name.
+ */
+void cpuid_adjust(struct kvm_cpuid2 *t, bool tsc_deadline);
 
 /* cpuid_supported - what a vCPU can have here; *@out is for free(). */
 int cpuid_supported(int kvm_fd, struct kvm_cpuid2 **out, struct tern_error *err);

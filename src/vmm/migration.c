@@ -9,6 +9,7 @@
  *			completed  finish-migrate → postmigrate
  *	destination	load()
  *			resume()   inmigrate → running (or paused, if it came paused)
+ *			announce() a few times, on a thread of its own
  */
 
 #include "migration.h"
@@ -17,9 +18,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <tern/kvm.h>
+#include "blockers.h"
 #include "state.h"
 #include "vmm.h"
 #include "../cli/cli.h"
+#include "../utf8.h"
+
+static const char *const notice_names[] = { "setup", "switchover", "done", "failed" };
+_Static_assert(sizeof(notice_names) / sizeof(notice_names[0]) == TERN_NOTICE_NR,
+	       "one name per notice");
 
 void migration_init(struct migration *g, struct vmm *v)
 {
@@ -76,6 +83,15 @@ bool migration_must_stay(const struct migration *g)
 
 /* --------------------------------------------- callbacks, on the session's thread */
 
+/* A callback fails: say why on stderr, and to the operators of both sides. */
+static void explain(struct migration *g, int code, const struct tern_error *err)
+{
+	const char *why = err->code ? err->message : strerror(-code);
+
+	vmm_complain("%s", why);
+	tern_session_explain(g->session, why);
+}
+
 /* Source: stop the guest, and remember whether it ran. */
 static int vm_pause(void *opaque)
 {
@@ -108,6 +124,8 @@ static int vm_resume(void *opaque)
 	pthread_mutex_unlock(&v->lock);
 	if (g->wants_to_run && !ret)
 		events_post(&v->events, "RESUME", NULL);
+	if (ret)
+		tern_session_explain(g->session, "the guest has crashed");
 	return ret;
 }
 
@@ -119,10 +137,10 @@ static int vm_save(void *opaque, struct tern_state_writer *w)
 	struct tern_error err = { 0 };
 	int ret = state_save(g->vmm->machine, g->wants_to_run, &b, &err);
 
-	if (ret)
-		vmm_complain("%s", err.message);
-	else
+	if (!ret)
 		ret = tern_state_write(w, b.p, b.len);
+	if (ret)
+		explain(g, ret, &err);
 	free(b.p);
 	return ret;
 }
@@ -139,7 +157,7 @@ static int vm_load(void *opaque, struct tern_state_reader *r)
 	if (!ret)
 		ret = state_load(g->vmm->machine, p, len, &g->wants_to_run, &err);
 	if (ret)
-		vmm_complain("%s", err.code ? err.message : strerror(-ret));
+		explain(g, ret, &err);
 	free(p);
 	return ret;
 }
@@ -150,6 +168,30 @@ static int vm_throttle(void *opaque, unsigned percent)
 	struct migration *g = opaque;
 
 	return machine_throttle(g->vmm->machine, percent);
+}
+
+/*
+ * Destination: tell the network where the guest is.  There is no network device here; one
+ * with a MAC address would send a gratuitous ARP now.
+ */
+static int vm_announce(void *opaque, unsigned round)
+{
+	struct migration *g = opaque;
+
+	events_post(&g->vmm->events, "ANNOUNCE", json_pack("{s:i}", "round", (int)round));
+	return 0;
+}
+
+/* Either side: a part of the VMM that has something to prepare or to clean up. */
+static int on_notice(void *opaque, enum tern_notice notice)
+{
+	struct migration *g = opaque;
+
+	events_post(
+		&g->vmm->events, "MIGRATION_NOTICE",
+		json_pack("{s:s}", "notice",
+			  (unsigned)notice < TERN_NOTICE_NR ? notice_names[notice] : "unknown"));
+	return 0;
 }
 
 /* A migration has ended: what becomes of the guest here? */
@@ -229,6 +271,7 @@ static int session_make(struct migration *g, enum tern_role role, struct tern_er
 		.save = vm_save,
 		.load = vm_load,
 		.throttle = vm_throttle,
+		.announce = vm_announce,
 	};
 	const struct machine *m = g->vmm->machine;
 	int ret;
@@ -258,6 +301,8 @@ static int session_make(struct migration *g, enum tern_role role, struct tern_er
 	}
 	tern_session_set_vm_ops(g->session, &ops, g);
 	tern_session_set_event_handler(g->session, on_event, g);
+	tern_session_add_notifier(g->session, on_notice, g);
+	tern_session_set_blockers(g->session, g->vmm->blockers);
 	if (role == TERN_SOURCE && m->cfg.dirty != MACHINE_DIRTY_NONE) {
 		ret = describe_kvm(g->session, m, err);
 		if (ret)
@@ -338,8 +383,26 @@ int migration_cancel(struct migration *g, struct tern_error *err)
 int migration_continue(struct migration *g, struct tern_error *err)
 {
 	int ret = g->session ? tern_session_continue(g->session) : -EBUSY;
+	struct tern_error why;
 
-	return ret ? cli_fail(err, ret, "no migration is in state pre-switchover") : 0;
+	if (!ret)
+		return 0;
+	if (ret == -EINVAL)
+		return cli_fail(
+			err, ret,
+			"the destination of a migration has no state pre-switchover; continue "
+			"the source");
+	if (!g->session)
+		return cli_fail(err, ret,
+				"no migration is in state pre-switchover: there was none");
+	if (tern_session_error(g->session, &why))
+		return cli_fail(
+			err, ret,
+			"no migration is in state pre-switchover: the last one has ended (%s); "
+			"the guest is %s",
+			why.message, vmm_state_name(vmm_state(g->vmm)));
+	return cli_fail(err, ret, "no migration is in state pre-switchover: its state is %s",
+			tern_state_name(tern_session_state(g->session)));
 }
 
 int migration_start_postcopy(struct migration *g, struct tern_error *err)
@@ -396,7 +459,8 @@ static json_t *tern_json(const struct tern_session *s)
 	return o ? o : json_null();
 }
 
-json_t *migration_json(const struct migration *g)
+/* What there is to tell of a session that there was. */
+static json_t *session_json(const struct migration *g)
 {
 	struct tern_error err;
 	struct tern_stats st;
@@ -406,6 +470,7 @@ json_t *migration_json(const struct migration *g)
 	if (!g->session || tern_session_stats(g->session, &st, sizeof(st)))
 		return json_object();
 	tern_session_uri(g->session, uri, sizeof(uri));
+	utf8_clean(uri); /* a path may be anything */
 	o = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o, s:o}", "status",
 		      tern_state_name(st.state), "role",
 		      g->role == TERN_SOURCE ? "source" : "destination", "uri", uri, "total-time",
@@ -419,5 +484,14 @@ json_t *migration_json(const struct migration *g)
 				    json_integer((json_int_t)st.throttle_percent));
 	if (tern_session_error(g->session, &err))
 		json_object_set_new(o, "error-desc", json_string(err.message));
+	return o;
+}
+
+json_t *migration_json(const struct migration *g)
+{
+	json_t *o = session_json(g), *reasons = blockers_json(g->vmm);
+
+	if (reasons)
+		json_object_set_new(o, "blocked-reasons", reasons);
 	return o;
 }

@@ -109,7 +109,9 @@ static int parse_head(const uint8_t *p, size_t len, uint32_t *nr, struct tern_er
 				"device state: cut short: %zu bytes, its head alone has %u", len,
 				HEAD_BYTES);
 	if (memcmp(p, MAGIC, 8))
-		return cli_fail(err, -EPROTO, "device state: is none of tern-vm's");
+		return cli_fail(err, -EPROTO,
+				"device state: does not begin with " MAGIC
+				": is none of tern-vm's");
 	if (section_get_u32(p + 8) != SECTION_FORMAT)
 		return cli_fail(
 			err, -EPROTO,
@@ -123,17 +125,41 @@ static int parse_head(const uint8_t *p, size_t len, uint32_t *nr, struct tern_er
 	return 0;
 }
 
-/* One section at @p; its length in *@taken. */
-static int parse_one(const uint8_t *p, size_t left, unsigned index, struct section *s,
+/* The name of section @index: printable, and zeroes behind it. */
+static int parse_name(const uint8_t *p, unsigned index, char *name, struct tern_error *err)
+{
+	unsigned len = 0;
+	bool proper;
+
+	while (len < SECTION_NAME_MAX && p[len] > ' ' && p[len] <= '~')
+		len++;
+	proper = len;
+	for (unsigned i = len; i < NAME_BYTES; i++)
+		proper = proper && !p[i];
+	if (!proper)
+		return cli_fail(err, -EPROTO,
+				"device state: section %u has no proper name; it is damaged, or "
+				"none of tern-vm's",
+				index);
+	memcpy(name, p, len);
+	name[len] = 0;
+	return 0;
+}
+
+/* Section @index of @nr, at @p; its length in *@taken. */
+static int parse_one(const uint8_t *p, size_t left, unsigned index, unsigned nr, struct section *s,
 		     size_t *taken, struct tern_error *err)
 {
+	int ret;
+
 	if (left < SECTION_HEAD_BYTES)
-		return cli_fail(err, -ENODATA, "device state: cut short: it ends before section %u",
-				index);
-	memcpy(s->name, p, SECTION_NAME_MAX);
-	for (char *c = s->name; *c; c++)
-		if (*c <= ' ' || *c > '~')
-			*c = '?';
+		return cli_fail(err, -ENODATA,
+				"device state: cut short: it ends in section %u of %u, whose head "
+				"has %u bytes, %zu are left",
+				index, nr, SECTION_HEAD_BYTES, left);
+	ret = parse_name(p, index, s->name, err);
+	if (ret)
+		return ret;
 	s->version = section_get_u32(p + NAME_BYTES);
 	s->instance = section_get_u32(p + NAME_BYTES + 4);
 	s->len = section_get_u64(p + LENGTH_AT);
@@ -141,8 +167,8 @@ static int parse_one(const uint8_t *p, size_t left, unsigned index, struct secti
 	if (s->len > left - SECTION_HEAD_BYTES)
 		return cli_fail(
 			err, -ENODATA,
-			"device state: cut short: section %s wants %llu bytes, %zu are left",
-			s->name, (unsigned long long)s->len, left - SECTION_HEAD_BYTES);
+			"device state: cut short: section %u (%s) wants %llu bytes, %zu are left",
+			index, s->name, (unsigned long long)s->len, left - SECTION_HEAD_BYTES);
 	*taken = SECTION_HEAD_BYTES + (size_t)s->len;
 	return 0;
 }
@@ -161,7 +187,7 @@ int section_parse(const uint8_t *p, size_t len, struct section **out, unsigned *
 	if (!s)
 		return cli_fail(err, -ENOMEM, "device state: out of memory");
 	for (uint32_t i = 0; i < count && !ret; i++) {
-		ret = parse_one(p + at, len - at, i, &s[i], &taken, err);
+		ret = parse_one(p + at, len - at, i, count, &s[i], &taken, err);
 		at += ret ? 0 : taken;
 	}
 	if (!ret && at != len)
@@ -193,20 +219,28 @@ static int match_one(const struct section *s, const struct section_rule *r, stru
 	if (s->version != r->version)
 		return cli_fail(
 			err, -EPROTO,
-			"device state: section %s has version %u, this tern-vm reads version "
-			"%u; use the same version on both hosts",
-			s->name, s->version, r->version);
+			"device state: section %s number %u has version %u, this tern-vm reads "
+			"version %u; use the same version on both hosts",
+			s->name, s->instance, s->version, r->version);
 	if (s->instance >= r->nr_instances)
 		return cli_fail(err, -EPROTO,
-				"device state: section %s number %u: there are %u here", s->name,
-				s->instance, r->nr_instances);
+				"device state: section %s number %u: there are %u here, from 0 on",
+				s->name, s->instance, r->nr_instances);
 	if (r->unit)
 		fits = s->len >= r->len && (s->len - r->len) % r->unit == 0;
+	if (!fits && r->unit)
+		return cli_fail(
+			err, -EPROTO,
+			"device state: section %s number %u has %llu bytes, here it has %llu and "
+			"any multiple of %llu more",
+			s->name, s->instance, (unsigned long long)s->len,
+			(unsigned long long)r->len, (unsigned long long)r->unit);
 	if (!fits)
-		return cli_fail(err, -EPROTO,
-				"device state: section %s has %llu bytes, here it has %llu%s",
-				s->name, (unsigned long long)s->len, (unsigned long long)r->len,
-				r->unit ? " and more" : "");
+		return cli_fail(
+			err, -EPROTO,
+			"device state: section %s number %u has %llu bytes, here it has %llu",
+			s->name, s->instance, (unsigned long long)s->len,
+			(unsigned long long)r->len);
 	return 0;
 }
 

@@ -6,7 +6,7 @@
  * The form of the device state: typed sections, each with a version and a length.
  *
  *	"TERNVMST"   u32 format (1)   u32 number of sections
- *	then each:   name, 16 bytes, the rest 0
+ *	then each:   name, at most 15 printable bytes, up to 16 all 0
  *	             u32 version   u32 instance (of vcpu-*: which vCPU)
  *	             u64 length    the contents
  *
@@ -49,7 +49,7 @@ void section_close(struct section_buf *b, size_t at);
 
 /* A section that was found. */
 struct section {
-	char name[SECTION_NAME_MAX + 1]; /* printable */
+	char name[SECTION_NAME_MAX + 1]; /* printable, not empty */
 	uint32_t version, instance;
 	const uint8_t *data;
 	uint64_t len;
@@ -66,7 +66,7 @@ struct section_rule {
 /*
  * section_parse - find the sections of @len bytes at @p.
  *
- * 0, or -errno with *@err: -EPROTO for another form or for bytes behind the last section,
+ * 0, or -errno with *@err: -EPROTO for another form, name or bytes behind the last section,
  * -ENODATA if it ends too early, -ENOMEM.  *@out is for free() and points into @p.
  */
 int section_parse(const uint8_t *p, size_t len, struct section **out, unsigned *nr,

@@ -90,6 +90,10 @@ int vmm_init(struct vmm *v, const struct args *args, struct tern_error *err)
 	ret = events_init(&v->events);
 	if (ret)
 		return cli_fail(err, ret, "cannot make an eventfd: %s", strerror(-ret));
+	ret = tern_blockers_new(&v->blockers);
+	if (ret)
+		return cli_fail(err, ret, "cannot make a list of migration blockers: %s",
+				strerror(-ret));
 	if (args->incoming)
 		v->state = RUN_INMIGRATE;
 	ret = machine_make(v, err);
@@ -101,6 +105,7 @@ int vmm_init(struct vmm *v, const struct args *args, struct tern_error *err)
 void vmm_fini(struct vmm *v)
 {
 	migration_fini(&v->migration);
+	tern_blockers_delete(&v->blockers);
 	machine_delete(&v->machine);
 	if (v->events.list)
 		events_fini(&v->events);

@@ -22,6 +22,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <tern/blockers.h>
 #include <tern/tern.h>
 #include "args.h"
 #include "events.h"
@@ -43,6 +44,7 @@ struct vmm {
 	struct args args;
 	struct machine *machine; /* replaced by the main thread, while no session is there */
 	struct migration migration;
+	struct tern_blockers *blockers; /* see blockers.h */
 	struct events events;
 	bool quit; /* main thread */
 

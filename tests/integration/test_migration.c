@@ -515,17 +515,24 @@ static void device_state_left_unread(void **state)
 	rig_fini(&r);
 }
 
-/* Each callback fails once: before GO the source runs on. */
+/* Each callback fails once, and says why or not: before GO the source runs on. */
 static void callbacks_that_fail(void **state)
 {
 	static const struct {
 		size_t at;
 		bool source;
-		const char *text;
+		const char *text, *explain;
 	} cases[] = {
-		{ offsetof(struct testvm, fail_pause), true, "could not pause" },
-		{ offsetof(struct testvm, fail_save), true, "could not save" },
-		{ offsetof(struct testvm, fail_load), false, "could not load" },
+#define FIELD(name) offsetof(struct testvm, fail_##name)
+		{ FIELD(pause), true, "could not pause the guest: No such device", NULL },
+		{ FIELD(save), true, "could not save the device state: No such device", NULL },
+		{ FIELD(load), false, "(0 of 8 bytes read): No such device", NULL },
+		{ FIELD(pause), true, "could not pause the guest: vCPU 3 hangs", "vCPU 3 hangs" },
+		{ FIELD(save), true, "could not save the device state: disk 0 is busy",
+		  "disk 0 is busy" },
+		{ FIELD(load), false, "(0 of 8 bytes read): there is no disk 1",
+		  "there is no disk 1" },
+#undef FIELD
 	};
 	const uint64_t pages[] = { 256 };
 
@@ -537,6 +544,7 @@ static void callbacks_that_fail(void **state)
 		struct testvm *vm = cases[i].source ? &r.src : &r.dst;
 
 		*(int *)((char *)vm + cases[i].at) = -ENXIO;
+		vm->explain = cases[i].explain;
 		rig_sessions(&r);
 		rig_go(&r);
 		assert_int_equal(tern_session_state(r.s), TERN_STATE_FAILED);
@@ -547,6 +555,54 @@ static void callbacks_that_fail(void **state)
 	}
 }
 
+/* A long reason is cut, the same at both sides. */
+static void reason_of_any_length(void **state)
+{
+	const uint64_t pages[] = { 256 };
+	char reason[2 * TERN_REASON_MAX];
+	struct tern_error e;
+	struct rig r;
+
+	memset(reason, 'w', sizeof(reason) - 1);
+	reason[sizeof(reason) - 1] = 0;
+	rig_init(&r, state, TESTVM_ANON, 1, pages);
+	r.dst.fail_load = -ENXIO;
+	r.dst.explain = reason;
+	rig_sessions(&r);
+	rig_go(&r);
+	rig_assert_source_runs(&r);
+	reason[TERN_REASON_MAX] = 0;
+	assert_error(r.s, -ENXIO, reason);
+	assert_error(r.d, -ENXIO, reason);
+	tern_session_error(r.s, &e);
+	assert_null(strstr(strstr(e.message, reason) + 1, reason));
+	rig_fini(&r);
+}
+
+static void explain_needlessly(void *opaque)
+{
+	const struct testvm *vm = opaque;
+
+	tern_session_explain(vm->session, "of something that went well");
+}
+
+/* What was said about a callback that did not fail after all is not said of the next. */
+static void reason_of_another_callback(void **state)
+{
+	const uint64_t pages[] = { 256 };
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_ANON, 1, pages);
+	r.dst.on_load = explain_needlessly;
+	r.dst.hook_opaque = &r.dst;
+	r.dst.fail_resume = -EBADFD;
+	rig_sessions(&r);
+	rig_go(&r);
+	assert_error(r.d, -EBADFD, "could not resume the guest: File descriptor in bad state");
+	assert_error(r.s, -EBADFD, "could not resume the guest: File descriptor in bad state");
+	rig_fini(&r);
+}
+
 /* After GO the source does not run again by itself, even if it knows the other does not. */
 static void destination_cannot_resume(void **state)
 {
@@ -555,8 +611,11 @@ static void destination_cannot_resume(void **state)
 
 	rig_init(&r, state, TESTVM_ANON, 1, pages);
 	r.dst.fail_resume = -EBADFD;
+	r.dst.explain = "the accelerator is gone";
 	rig_sessions(&r);
 	rig_go(&r);
+	assert_error(r.d, -EBADFD, "could not resume the guest: the accelerator is gone");
+	assert_error(r.s, -EBADFD, "could not resume the guest: the accelerator is gone");
 	assert_int_equal(tern_session_outcome(r.s), TERN_OUTCOME_NEITHER);
 	assert_int_equal(tern_session_outcome(r.d), TERN_OUTCOME_NEITHER);
 	assert_false(r.src.is_running);
@@ -876,6 +935,8 @@ static const struct lane_case cases[] = {
 	LANE_CASE(device_state_too_large_for_destination),
 	LANE_CASE(device_state_left_unread),
 	LANE_CASE(callbacks_that_fail),
+	LANE_CASE(reason_of_any_length),
+	LANE_CASE(reason_of_another_callback),
 	LANE_CASE(destination_cannot_resume),
 	LANE_CASE(cancel_while_active),
 	LANE_CASE(cancel_while_paused),

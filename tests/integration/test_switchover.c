@@ -132,6 +132,7 @@ static void cancel_while_paused(void **state)
 	rig_start(&r);
 	rig_await_state(&r, r.s, TERN_STATE_PRE_SWITCHOVER);
 	assert_int_equal(tern_session_cancel(r.s), 0);
+	assert_int_equal(tern_session_continue(r.s), -EBUSY); /* whatever the state still is */
 	rig_wait(&r);
 	assert_int_equal(tern_session_state(r.s), TERN_STATE_CANCELLED);
 	rig_assert_source_runs(&r);
@@ -151,6 +152,109 @@ static void paused_for_too_long(void **state)
 	rig_assert_error(r.s, -ETIMEDOUT, "timeout");
 	rig_assert_source_runs(&r);
 	rig_fini(&r);
+}
+
+/* A source that is paused before the switchover, and the first 0 or -errno of continue(). */
+struct held {
+	struct rig rig;
+	int continued;
+};
+
+/* Inside resume(): the guest is given back already, so nothing can go on. */
+static void continue_too_late(void *opaque)
+{
+	struct held *h = opaque;
+
+	h->continued = tern_session_continue(h->rig.s);
+}
+
+static void held_init(struct held *h, void **state, enum tern_mode mode)
+{
+	struct rig *r = &h->rig;
+
+	rig_init(r, state, TESTVM_MEMFD, 1, few_pages, 1);
+	r->src.working_set = r->dst.working_set = 512;
+	r->src.pause_us = r->dst.pause_us = 200;
+	rig_cuttable(r);
+	rig_sessions(r, mode);
+	r->src.on_resume = continue_too_late;
+	r->src.hook_opaque = h;
+	h->continued = 0;
+	tern_session_set(r->s, TERN_PARAM_PAUSE_BEFORE_SWITCHOVER, 1);
+	tern_session_set(r->s, TERN_PARAM_PEER_TIMEOUT_MS, 1500);
+	rig_start(r);
+	rig_await_state(r, r->s, TERN_STATE_PRE_SWITCHOVER);
+}
+
+/* It has ended by itself: the guest runs on at the source, and nothing can go on. */
+static void held_lost(struct held *h, int code, const char *text)
+{
+	struct rig *r = &h->rig;
+
+	rig_wait(r);
+	assert_int_equal(tern_session_state(r->s), TERN_STATE_FAILED);
+	rig_assert_error(r->s, code, text);
+	rig_assert_source_runs(r);
+	assert_int_equal(atomic_load(&r->src.resumes), 1);
+	assert_int_equal(atomic_load(&r->src.saves), 0);
+	assert_int_equal(atomic_load(&r->dst.loads), 0);
+	assert_int_equal(h->continued, -EBUSY);
+	assert_int_equal(tern_session_continue(r->s), -EBUSY);
+	assert_int_equal(tern_session_cancel(r->s), -ESRCH);
+	rig_fini(r);
+}
+
+static void link_cut_while_paused(void **state)
+{
+	const enum tern_mode modes[] = { TERN_MODE_PRECOPY, TERN_MODE_HYBRID, TERN_MODE_POSTCOPY };
+
+	for (int i = 0; i < 3; i++)
+		for (int side = FAULT_SOURCE; side < FAULT_SIDE_NR; side++) {
+			struct held h;
+
+			held_init(&h, state, modes[i]);
+			rig_cut(&h.rig, (enum fault_side)side, FAULT_SEND, FAULT_ANY_TYPE, 1);
+			held_lost(&h, -ECONNRESET, "");
+		}
+}
+
+/* Nothing arrives from the destination any more, and nobody says that the link is dead. */
+static void link_silent_while_paused(void **state)
+{
+	const struct fault_rule rule = { .side = FAULT_DESTINATION,
+					 .op = FAULT_SEND,
+					 .msg_type = FAULT_ANY_TYPE,
+					 .action = FAULT_SWALLOW };
+	struct held h;
+
+	held_init(&h, state, TERN_MODE_PRECOPY);
+	assert_int_equal(fault_net_add(h.rig.net, &rule), 0);
+	held_lost(&h, -ETIMEDOUT, "silent");
+}
+
+static void destination_gives_up_while_source_paused(void **state)
+{
+	struct held h;
+
+	held_init(&h, state, TERN_MODE_PRECOPY);
+	assert_int_equal(tern_session_cancel(h.rig.d), 0);
+	held_lost(&h, -ECANCELED, "the destination says: ");
+}
+
+/* The VMM says "go on" at the same moment: the guest is not given away by that. */
+static void link_cut_as_it_goes_on(void **state)
+{
+	struct held h;
+
+	held_init(&h, state, TERN_MODE_PRECOPY);
+	rig_cut(&h.rig, FAULT_SOURCE, FAULT_SEND, FAULT_ANY_TYPE, 1);
+	assert_int_equal(tern_session_continue(h.rig.s), 0);
+	rig_wait(&h.rig);
+	assert_int_equal(tern_session_state(h.rig.s), TERN_STATE_FAILED);
+	rig_assert_source_runs(&h.rig);
+	assert_int_equal(atomic_load(&h.rig.src.resumes), 1);
+	assert_int_equal(h.continued, -EBUSY);
+	rig_fini(&h.rig);
 }
 
 /* -------------------------------------------------------------- switchover-ack */
@@ -260,6 +364,7 @@ struct listener {
 	enum tern_notice heard[HISTORY_MAX];
 	bool source_ran[HISTORY_MAX];
 	atomic_uint nr;
+	const char *why; /* of the refusal; NULL: the code alone */
 };
 
 static int listen_in(void *opaque, enum tern_notice notice)
@@ -270,6 +375,8 @@ static int listen_in(void *opaque, enum tern_notice notice)
 	assert_true(i < HISTORY_MAX);
 	l->heard[i] = notice;
 	l->source_ran[i] = l->rig->src.is_running;
+	if (notice == l->refuse && l->why)
+		tern_session_explain(*l->session, l->why);
 	return notice == l->refuse ? l->code : 0;
 }
 
@@ -320,11 +427,15 @@ static void a_notifier_refuses(void **state)
 		a = b = (struct listener){ .rig = &r, .refuse = TERN_NOTICE_NR };
 		a.refuse = i ? TERN_NOTICE_SWITCHOVER : TERN_NOTICE_SETUP;
 		a.code = -EBADMSG;
+		a.session = &r.s;
+		a.why = i ? "the mirror lags" : NULL;
 		tern_session_add_notifier(r.s, listen_in, &a);
 		tern_session_add_notifier(r.s, listen_in, &b);
 		rig_start(&r);
 		assert_int_equal(tern_session_wait(r.s, RIG_WAIT_MS), -EBADMSG);
-		rig_assert_error(r.s, -EBADMSG, i ? "refused the switchover" : "refused the setup");
+		rig_assert_error(r.s, -EBADMSG,
+				 i ? "refused the switchover of the migration: the mirror lags"
+				   : "refused the setup of the migration: Bad message");
 		tern_session_cancel(r.d);
 		rig_wait(&r);
 		rig_assert_source_runs(&r);
@@ -485,6 +596,10 @@ int main(int argc, char **argv)
 		LANE_CASE(pause_before_postcopy),
 		LANE_CASE(cancel_while_paused),
 		LANE_CASE(paused_for_too_long),
+		LANE_CASE(link_cut_while_paused),
+		LANE_CASE(link_silent_while_paused),
+		LANE_CASE(destination_gives_up_while_source_paused),
+		LANE_CASE(link_cut_as_it_goes_on),
 		LANE_CASE(rounds_until_acknowledged),
 		LANE_CASE(acknowledged_early),
 		LANE_CASE(never_acknowledged),

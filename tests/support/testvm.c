@@ -173,13 +173,21 @@ void testvm_stop(struct testvm *vm)
 	atomic_fetch_sub(&vm->pair->running, 1);
 }
 
+/* A callback that fails as it shall. */
+static int fails(struct testvm *vm, int code)
+{
+	if (vm->explain)
+		tern_session_explain(vm->session, vm->explain);
+	return code;
+}
+
 static int vm_pause(void *opaque)
 {
 	struct testvm *vm = opaque;
 
 	atomic_fetch_add(&vm->pauses, 1);
 	if (vm->fail_pause)
-		return vm->fail_pause;
+		return fails(vm, vm->fail_pause);
 	testvm_stop(vm);
 	return 0;
 }
@@ -192,7 +200,7 @@ static int vm_resume(void *opaque)
 	if (vm->on_resume)
 		vm->on_resume(vm->hook_opaque);
 	if (vm->fail_resume)
-		return vm->fail_resume;
+		return fails(vm, vm->fail_resume);
 	testvm_start(vm);
 	return 0;
 }
@@ -205,7 +213,7 @@ static int vm_save(void *opaque, struct tern_state_writer *w)
 	if (vm->on_save)
 		vm->on_save(vm->hook_opaque);
 	if (vm->fail_save)
-		return vm->fail_save;
+		return fails(vm, vm->fail_save);
 	int r = tern_state_write(w, &vm->ticks, sizeof(vm->ticks));
 
 	for (size_t i = sizeof(vm->ticks); !r && i < vm->state_bytes; i++) {
@@ -225,7 +233,7 @@ static int vm_load(void *opaque, struct tern_state_reader *rd)
 	if (vm->on_load)
 		vm->on_load(vm->hook_opaque);
 	if (vm->fail_load)
-		return vm->fail_load;
+		return fails(vm, vm->fail_load);
 	vm->state_was_good = left == vm->state_bytes;
 	int r = tern_state_read(rd, &vm->ticks, sizeof(vm->ticks));
 
@@ -297,6 +305,7 @@ struct tern_session *testvm_session(struct testvm *vm, enum tern_role role)
 		}
 	}
 	tern_session_set_vm_ops(s, &ops, vm);
+	vm->session = s;
 	return s;
 }
 

@@ -43,6 +43,7 @@ struct testvm {
 	pthread_t thread;
 	atomic_bool run;
 	bool thread_started;
+	struct tern_session *session; /* the last of testvm_session() */
 	bool is_running;
 	uint64_t working_set; /* pages of region 0 it writes; 0: it writes nothing */
 	uint64_t working_first; /* the first of them */
@@ -51,6 +52,7 @@ struct testvm {
 
 	/* What the callbacks shall do; set by tests. */
 	int fail_pause, fail_resume, fail_save, fail_load; /* 0 or -errno */
+	const char *explain;   /* what those that fail say; NULL: nothing */
 	size_t state_bytes;    /* size of the device state, at least 8 */
 	size_t leave_unread;   /* load() leaves so many bytes */
 	void (*on_save)(void *); /* called inside save() */

@@ -10,7 +10,8 @@
  *	statetool send MEM FILE URI	is a source whose RAM is zero and whose device state is
  *					what FILE holds; prints the outcome and the error
  *
- * MEM is that of --mem, in MiB.
+ * MEM is that of --mem, in MiB.  One more argument is about regions that are not as they
+ * must be: "one" (the second is missing), "other" (it has another name).
  */
 
 #include <errno.h>
@@ -82,27 +83,36 @@ static int add_region(struct tern_session *s, const char *name, uint64_t gpa, ui
 	return d.hva == MAP_FAILED ? -errno : tern_session_add_region(s, &d);
 }
 
+/* The machine's RAM, as @kind says. */
+static int add_regions(struct tern_session *s, uint64_t mem, const char *kind)
+{
+	uint64_t low = mem / 4 * 3 / LOW_ALIGN * LOW_ALIGN;
+	const char *second = strcmp(kind, "other") ? "ram-high" : "ram-other";
+	int ret = add_region(s, "ram-low", 0, low);
+
+	if (ret < 0 || !strcmp(kind, "one"))
+		return ret;
+	return add_region(s, second, 4096 * MIB, mem - low);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct tern_vm_ops ops = { .resume = tool_resume,
 						.save = tool_save,
 						.load = tool_load };
-	bool sends = argc == 5 && !strcmp(argv[1], "send");
+	bool sends = argc > 1 && !strcmp(argv[1], "send");
+	int want = sends ? 5 : 4;
 	struct tern_session *s = NULL;
 	struct tern_error err;
 	struct tool t;
-	uint64_t mem, low;
 	char uri[256];
 	int ret;
 
-	if (!sends && argc != 4)
+	if (argc != want && argc != want + 1)
 		return 2;
 	t = (struct tool){ .path = argv[3], .vanishes = !strcmp(argv[1], "vanish") };
-	mem = strtoull(argv[2], NULL, 10) * MIB;
-	low = mem / 4 * 3 / LOW_ALIGN * LOW_ALIGN;
 	if (tern_session_new(sends ? TERN_SOURCE : TERN_DESTINATION, &s) ||
-	    add_region(s, "ram-low", 0, low) < 0 ||
-	    add_region(s, "ram-high", 4096 * MIB, mem - low) < 0 ||
+	    add_regions(s, strtoull(argv[2], NULL, 10) * MIB, argc > want ? argv[want] : "") < 0 ||
 	    tern_session_set_vm_ops(s, &ops, &t) ||
 	    tern_session_set(s, TERN_PARAM_DIRTY_PROVIDER, TERN_DIRTY_NONE))
 		return 1;

@@ -5,7 +5,7 @@ import os
 import subprocess
 
 from case import Case, IMAGES, SMALL, TERN_VM, main
-from vmmtool import TIMEOUT
+from vmmtool import TIMEOUT, CommandError
 
 
 class Control(Case):
@@ -33,6 +33,20 @@ class Control(Case):
             self.assertIn("error", vm.line())
         vm.socket.sendall(b"\n \n")
         self.assertEqual(vm.command("query-status"), {"status": "running", "running": True})
+
+    def test_texts_that_are_cut_to_fit(self):
+        """An error that quotes a long name is an error all the same, wherever it is cut."""
+        vm = self.vm(*SMALL)
+        for begin in ("", "x", "xx", "xxx"):
+            name = begin + "\U0001f426" * 200
+            with self.assertRaises(CommandError) as got:
+                vm.command(name)
+            self.assertIn(name[:100], str(got.exception))
+
+    def test_path_that_is_no_text(self):
+        """A file may have any name; what is answered is text all the same."""
+        vm = self.vm(*SMALL, "--incoming", f"unix:{self.folder}/\udcff")  # the byte 0xff
+        self.assertEqual(vm.command("query-migrate")["uri"], f"unix:{self.folder}/?")
 
     def test_stop_and_cont(self):
         vm = self.vm(*SMALL)
@@ -69,6 +83,36 @@ class Control(Case):
         self.assertIn("RESUME", [e["event"] for e in b.events])
         states = [e["data"]["status"] for e in a.events if e["event"] == "MIGRATION"]
         self.assertEqual(states[:2], ["setup", "active"])
+
+    def test_notices_and_announcements(self):
+        """What other parts of a VMM are told, on both sides, and in which order."""
+        a, b = self.pair("--guest", "counter")
+        self.serial.wait_more()
+        b.command("migrate-set-parameters", announce_rounds=3, announce_initial=1,
+                  announce_step=1)
+        a.migrate_to(b)
+        b.wait_event(lambda e: e["event"] == "ANNOUNCE" and e["data"] == {"round": 2})
+        a.command("query-status")
+        b.command("query-status")
+        order = [e["data"]["notice"] if e["event"] == "MIGRATION_NOTICE" else e["event"]
+                 for e in a.events if e["event"] != "MIGRATION"]
+        self.assertEqual(order, ["setup", "STOP", "switchover", "done"])
+        order = [e["data"].get("notice", e["data"].get("round")) for e in b.events
+                 if e["event"] in ("MIGRATION_NOTICE", "ANNOUNCE")]
+        self.assertEqual(sorted(map(str, order)), ["0", "1", "done"])
+        self.assertLess(order.index(0), order.index(1))
+        # The guest runs before anything says so.
+        names = [e["event"] for e in b.events]
+        self.assertLess(names.index("RESUME"), names.index("ANNOUNCE"))
+
+    def test_notices_of_a_failure(self):
+        """The guest runs already when it is told of."""
+        a = self.vm(*SMALL)
+        a.command("migrate", uri="unix:" + os.path.join(self.folder, "nobody"))
+        self.assertEqual(a.wait_migration("completed", "failed"), "failed")
+        notices = [e["data"]["notice"] for e in a.events if e["event"] == "MIGRATION_NOTICE"]
+        self.assertEqual(notices, ["setup", "failed"])
+        self.assertNotIn("ANNOUNCE", [e["event"] for e in a.events])
 
     def test_guest_that_moved_away_cannot_be_continued(self):
         a, b = self.pair()

@@ -5,7 +5,7 @@ import os
 import subprocess
 
 from case import Case, SMALL, STATETOOL, main
-from vmmtool import Proxy
+from vmmtool import TIMEOUT, Proxy
 
 
 class Failures(Case):
@@ -82,18 +82,92 @@ class Failures(Case):
         self.serial.wait_more()
 
     def test_other_memory_size(self):
+        """Both sides say so in the same words; the destination goes on waiting."""
+        words = "RAM size differs: 67108864 bytes at the source, 33554432 at the destination"
         a, b = self.pair(destination=["--mem", "32M", "--vcpus", "2"])
         c = self.vm(*SMALL, "--incoming", "defer")
         b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
-        self.fails(a, b.command("query-migrate")["uri"], "RAM size", "67108864")
+        self.fails(a, b.command("query-migrate")["uri"], "the destination says: " + words)
+        b.wait_complaint(words)
+        self.assertEqual(b.command("query-migrate")["status"], "setup")
         self.back_on_its_feet(a, c)
 
     def test_other_number_of_vcpus(self):
+        """Both sides say so, and what to do."""
+        words = "the guest has 2 vCPUs, this machine 3; start tern-vm with --vcpus 2"
         a, b = self.pair(destination=["--mem", "64M", "--vcpus", "3"])
         c = self.vm(*SMALL, "--incoming", "defer")
         b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
-        self.fails(a, b.command("query-migrate")["uri"])
-        self.assertIn("the guest has 2 vCPUs, this machine 3", b.stderr())
+        self.fails(a, b.command("query-migrate")["uri"], "the destination says: ", words)
+        self.assertEqual(b.wait_migration("completed", "failed"), "failed")
+        self.assertIn(words, b.command("query-migrate")["error-desc"])
+        b.wait_complaint(words)
+        self.assertEqual(b.status(), "inmigrate")
+        self.back_on_its_feet(a, c)
+
+    def test_regions_that_the_destination_has_not(self):
+        """A destination with one region, or another one: the guest runs on."""
+        a, c = self.pair("--guest", "check")
+        path = os.path.join(self.folder, "state")
+        for kind, words in (("one", "number of regions differs: 2 at the source, 1 at the "
+                                    "destination"),
+                            ("other", "name of region 1 differs: 'ram-high' at the source, "
+                                      "'ram-other' at the destination")):
+            with self.subTest(kind=kind), \
+                 subprocess.Popen([STATETOOL, "capture", "64", path, kind],
+                                  stdout=subprocess.PIPE, text=True) as tool:
+                self.addCleanup(tool.kill)
+                uri = tool.stdout.readline().strip()
+                self.fails(a, uri, "the destination says: " + words)
+                tool.kill()  # it waits for another source
+            self.assertEqual(a.status(), "running")
+        self.back_on_its_feet(a, c)
+
+    def test_regions_that_the_source_has_not(self):
+        """A source with one region, or another one, is turned away; the guest comes later."""
+        a, b = self.pair("--guest", "check")
+        self.serial.wait_more()
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        uri = b.command("query-migrate")["uri"]
+        for kind, words in (("one", "number of regions differs: 1 at the source, 2 at the "
+                                    "destination"),
+                            ("other", "name of region 1 differs: 'ram-other' at the source, "
+                                      "'ram-high' at the destination")):
+            got = subprocess.run([STATETOOL, "send", "64", os.devnull, uri, kind],
+                                 stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True)
+            self.assertEqual(got.stdout.strip(), "source the destination says: " + words)
+            b.wait_complaint(words)
+            self.assertEqual(b.command("query-migrate")["status"], "setup")
+        a.command("migrate", uri=uri)
+        for vm in (a, b):
+            self.assertEqual(vm.wait_migration("completed", "failed"), "completed")
+        self.serial.wait_more()
+
+
+    def test_link_lost_before_the_switchover(self):
+        """The paused guest runs on, and an operator who comes too late is told so."""
+        a, b = self.pair("--guest", "check")
+        c = self.vm(*SMALL, "--incoming", "defer")
+        self.serial.wait_more()
+        self.refused(a, "GenericError", ["there was none"], "migrate-continue",
+                     state="pre-switchover")
+        a.command("migrate-set-parameters", pause_before_switchover=True)
+        b.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+        proxy = Proxy(int(b.command("query-migrate")["uri"].rsplit(":", 1)[1]))
+        self.addCleanup(proxy.cut)
+        a.command("migrate", uri=f"tcp:127.0.0.1:{proxy.port}")
+        a.wait_migration("pre-switchover")
+        self.assertEqual(a.status(), "finish-migrate")
+        proxy.cut()
+        self.assertEqual(a.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(a.status(), "running")
+        lost = a.command("query-migrate")["error-desc"]
+        self.assertIn("closed", lost)
+        self.refused(a, "GenericError", ["pre-switchover", lost, "the guest is running"],
+                     "migrate-continue", state="pre-switchover")
+        self.assertEqual(b.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(b.status(), "inmigrate")
+        a.command("migrate-set-parameters", pause_before_switchover=False)
         self.back_on_its_feet(a, c)
 
 

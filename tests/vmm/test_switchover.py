@@ -43,8 +43,8 @@ class Switchover(Case):
     def test_pause_before_switchover(self):
         a, b = self.begin(("--mem", "64M", "--vcpus", "2", "--guest", "check"),
                           pause_before_switchover=True)
-        with self.assertRaises(CommandError):
-            b.command("migrate-continue", state="pre-switchover")
+        self.refused(b, "GenericError", ["continue the source"], "migrate-continue",
+                     state="pre-switchover")
         a.wait_migration("pre-switchover")
         self.assertEqual(a.status(), "finish-migrate")
         self.assertTrue(self.serial.is_silent())
@@ -56,6 +56,8 @@ class Switchover(Case):
         self.ends(a, b)
         ledger = a.command("query-migrate")["tern"]["downtime_ledger_us"]
         self.assertGreater(ledger["pre_switchover"], 0)
+        self.refused(a, "GenericError", ["state is completed"], "migrate-continue",
+                     state="pre-switchover")
         self.serial.wait_more()
 
     def test_cancel_before_switchover(self):
@@ -65,6 +67,63 @@ class Switchover(Case):
         a.command("migrate_cancel")
         self.assertEqual(a.wait_migration("completed", "failed", "cancelled"), "cancelled")
         self.assertEqual(a.status(), "running")
+        self.serial.wait_more()
+
+    def test_blockers(self):
+        """While there is a reason the guest does not move, and everybody can see why."""
+        a = self.vm("--mem", "64M", "--vcpus", "2", "--guest", "check")
+        b = self.vm("--mem", "64M", "--vcpus", "2", "--incoming", "defer")
+        self.assertNotIn("blocked-reasons", a.command("query-migrate"))
+        first = a.command("x-blocker-add", reason="device gpu0 cannot migrate")["id"]
+        second = a.command("x-blocker-add", reason="a backup is being made")["id"]
+        self.assertNotEqual(first, second)
+        self.assertEqual(a.command("query-migrate")["blocked-reasons"],
+                         ["device gpu0 cannot migrate", "a backup is being made"])
+        b.command("migrate-incoming", uri=URI)
+        uri = b.command("query-migrate")["uri"]
+        self.refused(a, "GenericError",
+                     ["cannot migrate now", "device gpu0 cannot migrate; a backup is being made"],
+                     "migrate", uri=uri)
+        self.assertEqual(a.status(), "running")
+        a.command("x-blocker-del", id=first)
+        self.refused(a, "GenericError", ["now: a backup is being made"], "migrate", uri=uri)
+        self.refused(a, "GenericError", [f"id {first}"], "x-blocker-del", id=first)
+        a.command("x-blocker-del", id=second)
+        self.assertNotIn("blocked-reasons", a.command("query-migrate"))
+        self.serial.wait_more()
+        a.command("migrate", uri=uri)
+        self.ends(a, b)
+        self.serial.wait_more()
+
+    def test_blockers_and_a_migration_that_runs(self):
+        """One comes too late then, and in time as soon as it has ended."""
+        a, b = self.begin(("--mem", "64M", "--vcpus", "2", "--guest", "check"),
+                          pause_before_switchover=True)
+        a.wait_migration("pre-switchover")
+        self.refused(a, "GenericError", ["under way (pre-switchover)", "cancel"],
+                     "x-blocker-add", reason="too late")
+        a.command("migrate_cancel")
+        a.wait_migration("cancelled")
+        a.command("x-blocker-add", reason="in time")
+        self.refused(a, "GenericError", ["now: in time"], "migrate", uri="tcp:127.0.0.1:1")
+        # A destination has reasons too.
+        b.command("x-blocker-add", reason="no further")
+        self.assertEqual(b.command("query-migrate")["blocked-reasons"], ["no further"])
+        for vm, argument, words in ((a, {}, "reason"), (a, {"reason": ""}, "1 to 159 bytes"),
+                                    (a, {"reason": "x" * 160}, "this one has 160"),
+                                    (a, {"reason": 7}, "reason"), (a, {"why": "x"}, "why")):
+            self.refused(vm, "GenericError", [words], "x-blocker-add", **argument)
+        for argument in ({}, {"id": "1"}, {"id": 0}, {"id": -1}, {"id": 1 << 40}):
+            self.refused(a, "GenericError", ["\"id\""], "x-blocker-del", **argument)
+
+    def test_blocked_destination(self):
+        """A reason at a destination stays there: the guest can come, and goes no further."""
+        a = self.vm("--mem", "64M", "--vcpus", "2", "--guest", "check")
+        b = self.vm("--mem", "64M", "--vcpus", "2", "--incoming", "defer")
+        self.serial.wait_more()
+        b.command("x-blocker-add", reason="no further")
+        a.migrate_to(b)
+        self.refused(b, "GenericError", ["now: no further"], "migrate", uri="tcp:127.0.0.1:1")
         self.serial.wait_more()
 
     def test_switchover_ack(self):

@@ -13,6 +13,8 @@ import time
 TIMEOUT = 60 * int(os.environ.get("TERN_TEST_SLOWNESS", "1"))
 # Where destinations listen; "rdma:HOST:0" on a machine with an RDMA device.
 URI = os.environ.get("TERN_TEST_VMM_URI", "tcp:127.0.0.1:0")
+# What a build with a sanitizer says of what it has found, at the end of a process too.
+SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|: runtime error: ")
 
 
 def leave_out(part):
@@ -96,8 +98,15 @@ class Vm:
 
     def stderr(self):
         """What it has complained about."""
-        with open(self.errors.name, encoding="utf-8") as f:
+        with open(self.errors.name, encoding="utf-8", errors="replace") as f:
             return f.read()
+
+    def wait_complaint(self, words):
+        """Wait until it has complained in those words."""
+        end = time.monotonic() + TIMEOUT
+        while words not in self.stderr():
+            assert time.monotonic() < end, f"no \"{words}\" in: {self.stderr()}"
+            time.sleep(0.01)
 
     def connect(self):
         """Connect to the control socket, which appears when the machine has been made."""
@@ -194,10 +203,14 @@ class Vm:
             raise
 
     def kill(self):
-        """End it the hard way; harmless if it has ended."""
+        """End it the hard way, if it has not ended; what a sanitizer has found is a failure."""
+        if self.errors.closed:
+            return
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        said = self.stderr()
         self.socket.close()
         self.out.close()
         self.errors.close()
+        assert not SANITIZER.search(said), said
