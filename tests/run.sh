@@ -360,7 +360,7 @@ test_asan_begin()
 	asan_begun=1
 	build_asan || return
 	asan_suites $((2 * jobs)) fault
-	asan_suites "$jobs" unit cli integration
+	asan_suites "$jobs" unit cli integration vmm
 }
 
 test_asan()

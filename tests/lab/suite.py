@@ -55,12 +55,16 @@ def machines(build):
     fault = f"{build}/tests/fault"
     ipv6 = {"TERN_TEST_RDMA6": "rdma:[fd77::1]:0"}
     slow = {"TERN_TEST_SLOWNESS": "4"}
+    vmm = ["python3", f"{HERE}/../vmm/test_moves.py", f"{build}/src/vmm/tern-vm",
+           f"{build}/tests/vmm/statetool", f"{build}/src/vmm"]
     two = ["--vms", "2", "--b", f"python3 {HERE}/agent.py"]
     return [
         Machine("one", ["--hugepages", "64"], [
             program("transport", 150, f"{integration}/test_transport", "rdma"),
-            program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all"),
-            program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", **ipv6),
+            program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all",
+                    "*write*"),
+            program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", "*write*",
+                    **ipv6),
             program("migration", 400, f"{integration}/test_migration", "rdma:*",
                     TERN_TEST_RDMA="1"),
             program("postcopy", 200, f"{integration}/test_postcopy", "rdma: *fault*",
@@ -84,6 +88,20 @@ def machines(build):
             *cases("case_info", "test")]),
         Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
         Machine("bad", [], cases("case_bad", "test", 120)),
+        # KVM's dirty rings are as they should be here, whatever the host's are.  One CPU: two
+        # emulated ones that emulate a third take each other's time for many seconds.
+        Machine("kvm", ["--kvm", "--cpus", "1"], [
+            program("kvm-vm", 60, f"{build}/tests/unit/test_kvm_vm"),
+            program("dirty-kvm", 120, f"{build}/tests/unit/test_dirty_kvm"),
+            program("dirty-kvm-stress", 240, f"{build}/tests/unit/test_dirty_kvm_stress", **slow),
+            program("kvm-migration", 200, f"{integration}/test_kvm", "tcp: *ring*", **slow),
+            program("vmm-rdma", 300, *vmm, "Moves.test_check_precopy", "Moves.test_check_hybrid",
+                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="2",
+                    TERN_TEST_VMM_DIRTY="ring",
+                    # A guest that writes all the time, on a CPU that it shares with who moves it.
+                    TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000}',
+                    **slow),
+        ]),
         Machine("wire", two, [*cases("case_wire", "bench", 180),
                                *cases("case_wire", "point", 180)]),
         # A machine that lost its power is of no use to the next test.

@@ -3,8 +3,9 @@
 """Guests that move between two tern-vm.
 
 TERN_TEST_VMM_MOVES says how often a guest is moved back and forth (6),
-TERN_TEST_VMM_URI where the destinations listen (tcp:127.0.0.1:0), and
-TERN_TEST_VMM_DIRTY how writes are tracked (log).
+TERN_TEST_VMM_URI where the destinations listen (tcp:127.0.0.1:0),
+TERN_TEST_VMM_DIRTY how writes are tracked (log), and TERN_TEST_VMM_PARAMETERS
+what is set for every migration ({}), as of migrate-set-parameters.
 """
 import os
 

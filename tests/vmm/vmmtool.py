@@ -13,6 +13,8 @@ import time
 TIMEOUT = 60 * int(os.environ.get("TERN_TEST_SLOWNESS", "1"))
 # Where destinations listen; "rdma:HOST:0" on a machine with an RDMA device.
 URI = os.environ.get("TERN_TEST_VMM_URI", "tcp:127.0.0.1:0")
+# Of every migration, unless a test says otherwise: for machines where no guest converges.
+PARAMETERS = json.loads(os.environ.get("TERN_TEST_VMM_PARAMETERS", "{}"))
 # What a build with a sanitizer says of what it has found, at the end of a process too.
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|: runtime error: ")
 
@@ -171,6 +173,7 @@ class Vm:
         ends = ("completed", "failed", "cancelled")
         self.events.clear()
         other.events.clear()
+        parameters = {**PARAMETERS, **parameters}
         if parameters:
             self.command("migrate-set-parameters", **parameters)
         other.command("migrate-incoming", uri=URI)
