@@ -18,6 +18,7 @@
 
 enum {
 	BANDWIDTH = 200 << 20, /* so that the first round takes a while */
+	DOWNTIME_MS = 3000, /* guests that write all they have, also where CPUs are emulated */
 	DEVICE_WORD = 28, /* of a page; vCPUs write others */
 };
 
@@ -148,6 +149,7 @@ static void move_begin(struct move *m, void **state, const struct kvm_rig_varian
 static void move_go(struct move *m)
 {
 	assert_int_equal(tern_session_set(m->s, TERN_PARAM_MAX_BANDWIDTH, BANDWIDTH), 0);
+	assert_int_equal(tern_session_set(m->s, TERN_PARAM_DOWNTIME_LIMIT_MS, DOWNTIME_MS), 0);
 	assert_int_equal(lane_listen(m->lane, m->d), 0);
 	assert_int_equal(lane_connect(m->lane, m->s, m->d), 0);
 }
@@ -167,8 +169,12 @@ static void finish(struct move *m, struct tern_stats *st)
 	int r = tern_session_wait(m->s, 60000);
 
 	tern_session_error(m->s, &err);
+	assert_int_equal(tern_session_stats(m->s, st, sizeof(*st)), 0);
 	if (r)
-		fail_msg("%d: %s", r, err.message);
+		fail_msg("%d: '%s'; %s, round %u, %llu bytes left, %llu bytes/s dirtied, %llu sent",
+			 r, err.message, tern_state_name(st->state), st->nr_rounds,
+			 (unsigned long long)st->remaining_bytes,
+			 (unsigned long long)st->dirty_rate, (unsigned long long)st->bandwidth);
 	assert_int_equal(tern_session_wait(m->d, 60000), 0);
 	assert_int_equal(tern_session_stats(m->s, st, sizeof(*st)), 0);
 	assert_int_equal(st->dirty_provider, kvm_rig_provider(m->rig->variant));
