@@ -93,7 +93,8 @@ def machines(build):
         Machine("kvm", ["--kvm", "--cpus", "1"], [
             program("kvm-vm", 60, f"{build}/tests/unit/test_kvm_vm"),
             program("dirty-kvm", 120, f"{build}/tests/unit/test_dirty_kvm"),
-            program("dirty-kvm-stress", 240, f"{build}/tests/unit/test_dirty_kvm_stress", **slow),
+            program("dirty-kvm-stress", 240, f"{build}/tests/unit/test_dirty_kvm_stress",
+                    TERN_TEST_SLOWNESS="12"),
             program("kvm-migration", 200, f"{integration}/test_kvm", "tcp: *ring*", **slow),
             program("vmm-rdma", 300, *vmm, "Moves.test_check_precopy", "Moves.test_check_hybrid",
                     TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="2",
