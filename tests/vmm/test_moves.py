@@ -107,7 +107,7 @@ class Moves(Case):
         for line in (x for x in lines if " gaps " in x):
             pairs = line.split(" gaps ")[1].split()[0].split(",")
             gaps, ends = zip(*(map(int, pair.split("@")) for pair in pairs))
-            self.assertEqual(len(pairs), 4)
+            self.assertEqual(len(pairs), 8)
             self.assertEqual(list(gaps), sorted(gaps, reverse=True))
             self.assertLessEqual(max(ends), int(line.split(" clock_us ")[1]))
 

@@ -3,12 +3,12 @@
 /*
  * dirty - pages written at a given rate over a working set; how long did it stand still?
  *
- *	dirty: vcpu I line N pages P gap_us G longest_us L gaps G@E,G@E,G@E,G@E back B clock_us C
+ *	dirty: vcpu I line N pages P gap_us G longest_us L gaps G@E,G@E,… back B clock_us C
  *
  * Each vCPU writes to a part of the working set of its own, and looks at its time stamp
  * counter all the time.  G is the longest time between two looks since the last line,
  * L the longest ever, B how often the counter went back, and C what kvmclock says.  The
- * longest four since the last line follow with what kvmclock said when they ended (us),
+ * longest eight since the last line follow with what kvmclock said when they ended (us),
  * so that whoever knows when something happened finds what it cost.  The time that a line
  * takes to print is left out.
  *
@@ -21,7 +21,7 @@
 
 #include "lib.h"
 
-#define GAPS 4
+#define GAPS 8
 
 struct writer {
 	unsigned cpu;
@@ -113,8 +113,9 @@ static void report(const struct writer *w, uint64_t line, uint64_t longest, uint
 #define GAP(i) N(tsc_to_us(g[i].length)), T("@"), N(clock_us - tsc_to_us(now - g[i].end))
 	say(T("dirty: vcpu "), N(w->cpu), T(" line "), N(line), T(" pages "), N(w->written),
 	    T(" gap_us "), N(tsc_to_us(g[0].length)), T(" longest_us "), N(tsc_to_us(longest)),
-	    T(" gaps "), GAP(0), T(","), GAP(1), T(","), GAP(2), T(","), GAP(3), T(" back "),
-	    N(back), T(" clock_us "), N(clock_us));
+	    T(" gaps "), GAP(0), T(","), GAP(1), T(","), GAP(2), T(","), GAP(3), T(","), GAP(4),
+	    T(","), GAP(5), T(","), GAP(6), T(","), GAP(7), T(" back "), N(back), T(" clock_us "),
+	    N(clock_us));
 #undef GAP
 }
 
