@@ -3,14 +3,14 @@
 /*
  * dirty - pages written at a given rate over a working set; how long did it stand still?
  *
- *	dirty: vcpu I line N pages P gap_us G longest_us L gaps G@E,G@E,… back B clock_us C
+ *	dirty: vcpu I line N pages P gap_us G longest_us L gaps G@E,… said_us S back B clock_us C
  *
  * Each vCPU writes to a part of the working set of its own, and looks at its time stamp
  * counter all the time.  G is the longest time between two looks since the last line,
  * L the longest ever, B how often the counter went back, and C what kvmclock says.  The
  * longest eight since the last line follow with what kvmclock said when they ended (us),
  * so that whoever knows when something happened finds what it cost.  The time that a line
- * takes to print is left out.
+ * takes to print is left out; of the line before it is S, from its C on.
  *
  * Options: rate=BYTES of pages written per second, of all vCPUs together (64M; 0 for an
  * idle guest); ws=BYTES, the working set (32M, or all of RAM if that is less); random=1 for
@@ -107,15 +107,15 @@ static uint64_t halt(uint64_t unused)
 }
 
 /* The longest gaps as "US@CLOCK_US", and when that is: at @now kvmclock said @clock_us. */
-static void report(const struct writer *w, uint64_t line, uint64_t longest, uint64_t back,
-		   const struct gap *g, uint64_t now, uint64_t clock_us)
+static void report(const struct writer *w, uint64_t line, uint64_t longest, uint64_t said,
+		   uint64_t back, const struct gap *g, uint64_t now, uint64_t clock_us)
 {
 #define GAP(i) N(tsc_to_us(g[i].length)), T("@"), N(clock_us - tsc_to_us(now - g[i].end))
 	say(T("dirty: vcpu "), N(w->cpu), T(" line "), N(line), T(" pages "), N(w->written),
 	    T(" gap_us "), N(tsc_to_us(g[0].length)), T(" longest_us "), N(tsc_to_us(longest)),
 	    T(" gaps "), GAP(0), T(","), GAP(1), T(","), GAP(2), T(","), GAP(3), T(","), GAP(4),
-	    T(","), GAP(5), T(","), GAP(6), T(","), GAP(7), T(" back "), N(back), T(" clock_us "),
-	    N(clock_us));
+	    T(","), GAP(5), T(","), GAP(6), T(","), GAP(7), T(" said_us "), N(tsc_to_us(said)),
+	    T(" back "), N(back), T(" clock_us "), N(clock_us));
 #undef GAP
 }
 
@@ -124,7 +124,7 @@ static void write_on(unsigned cpu)
 	uint64_t rate = option("rate", 64 << 20) / PAGE_BYTES / boot->nr_vcpus;
 	uint64_t between = rate ? tsc_from_us(1000000) / rate : 0;
 	uint64_t interval = tsc_from_us(option("interval", 200) * 1000);
-	uint64_t slack = tsc_from_us(10000), line = 0, longest = 0, back = 0;
+	uint64_t slack = tsc_from_us(10000), line = 0, longest = 0, said = 0, back = 0;
 	uint64_t now, last, due, report_due;
 	bool random = option("random", 0), halts = option("halt", 0);
 	struct gap gaps[GAPS] = { { 0 } };
@@ -152,10 +152,12 @@ static void write_on(unsigned cpu)
 		if (now < report_due)
 			continue;
 		longest = gaps[0].length > longest ? gaps[0].length : longest;
-		report(&w, ++line, longest, back, gaps, rdtsc(), clock_ns(cpu) / 1000);
+		now = rdtsc();
+		report(&w, ++line, longest, said, back, gaps, now, clock_ns(cpu) / 1000);
 		for (unsigned i = 0; i < GAPS; i++)
 			gaps[i] = (struct gap){ 0, now };
 		last = rdtsc();
+		said = last - now;
 		report_due = last + interval;
 	}
 }
