@@ -394,7 +394,7 @@ class TernPeer(unittest.TestCase):
 
 
 GUEST_LINE = ("dirty: vcpu 0 line {n} pages {pages} gap_us 2000 longest_us 2500 gaps {gaps} "
-              "back 0 clock_us {clock}")
+              "said_us 900 back 0 clock_us {clock}")
 
 
 class VmPeer(unittest.TestCase):
@@ -402,12 +402,12 @@ class VmPeer(unittest.TestCase):
 
     @staticmethod
     def lines(*gaps, delay=1000, stands_still=0):
-        """A line per 100 ms from 100 ms on, by the host's clock; the last one with @gaps.
+        """A line per 100 ms from 100 ms on, by the host's clock; the second one with @gaps.
 
         The guest's clock began at 0 and stood still at 150 ms; a line takes @delay.
         """
         out = []
-        for i in range(1, 4):
+        for i in range(1, 5):
             clock = i * 100_000 - (stands_still if i > 1 else 0)
             text = ",".join(f"{g}@{e}" for g, e in gaps) if i == 2 else f"10@{clock - 5}"
             out.append(vm.Line.parse(GUEST_LINE.format(n=i, pages=i, gaps=text, clock=clock),
@@ -417,7 +417,7 @@ class VmPeer(unittest.TestCase):
     def test_line_is_taken_apart(self):
         got = vm.Line.parse(GUEST_LINE.format(n=7, pages=9, gaps="2000@5000,30@4000", clock=6000),
                             123)
-        self.assertEqual(got, vm.Line(123, 9, [(2000, 5000), (30, 4000)], 6000))
+        self.assertEqual(got, vm.Line(123, 9, [(2000, 5000), (30, 4000)], 900, 6000))
 
     def test_other_lines_are_passed_over(self):
         self.assertIsNone(vm.Line.parse("dirty: vcpu 0 has filled 2048 pages", 1))
@@ -432,6 +432,11 @@ class VmPeer(unittest.TestCase):
                             153_000)
         self.assertEqual((seen.longest, seen.switchover), (9, 3))
         self.assertLess(seen.clock, vm.NOISE_MS)
+
+    def test_gap_right_behind_a_short_switchover_is_another_one(self):
+        seen = vm.gaps_seen(self.lines((1000, 151_200), (5000, 156_300)), 120_000, 150_500,
+                            151_400)
+        self.assertEqual((seen.longest, seen.switchover), (5, 1))
 
     def test_printing_at_the_switchover_is_no_gap(self):
         seen = vm.gaps_seen(self.lines((9000, 190_000)), 120_000, 150_500, 153_000)

@@ -10,11 +10,11 @@ thread here reads, giving each line the time of its arrival.
     guest     ···|line·····|line··[ gap ]···|line·····   gaps by the guest's clock
     VMM                    STOP ┄┄┄┄┄ RESUME             events by the host's clock
 
-The smallest difference between a line's arrival and the guest's clock in it (the
-quickest line) connects the two clocks.  It is taken before and after the move: by how
+The smallest difference between a line's arrival and the guest's clock when it had
+printed it (the next line says how long that took) connects the two clocks.  It is taken before and after the move: by how
 much it grows the guest's clock stood still, which a VMM may let it do and the guest
 cannot see.  That is added to the gap.  The gap of the switchover is the one that goes on
-NOISE_MS after STOP, when the vCPUs have stopped; if there is none, the guest was printing
+shortly after STOP, when the vCPUs have stopped; if there is none, the guest was printing
 just then, or stood still for longer so often that it does not tell of this one; the guest is
 moved once more then, between new processes, and the figure is missing if that does not help.
 
@@ -36,13 +36,14 @@ from peers.base import MIB, PAGE, PeerError, Result, size_text
 from peers.qmp import Qmp
 
 LINE = re.compile(r"dirty: vcpu 0 line \d+ pages (\d+) gap_us \d+ longest_us \d+ gaps (\S+) "
-                  r"back (\d+) clock_us (\d+)")
+                  r"said_us (\d+) back (\d+) clock_us (\d+)")
 INTERVAL_MS = 100  # between lines of the guest
 LINES_BEFORE, LINES_AFTER = 20, 20  # the clocks are compared over
 START_TIMEOUT_S = 120
 LINES_TIMEOUT_S = 30
 COMPLETE_TIMEOUT_S = 120
 ATTEMPTS = 4  # to find the guest not printing at the switchover
+AFTER_STOP_US = 400  # surely within the switchover, although a line needs time to come
 NOISE_MS = 1.0  # between two comparisons of the clocks
 
 
@@ -53,6 +54,7 @@ class Line:
     arrival: int
     pages: int
     gaps: list  # of (length, end)
+    said: int  # how long the line before took to be printed, from its clock on
     clock: int
 
     @classmethod
@@ -61,10 +63,11 @@ class Line:
         m = LINE.fullmatch(text)
         if not m:
             return None
-        if m.group(3) != "0":
+        if m.group(4) != "0":
             raise PeerError(f"the guest's time stamp counter went back: {text}")
         gaps = [tuple(map(int, pair.split("@"))) for pair in m.group(2).split(",")]
-        return cls(arrival, int(m.group(1)), gaps, int(m.group(4)))
+        return cls(arrival, int(m.group(1)), gaps, int(m.group(3)),
+                   int(m.group(5)))
 
 
 class Output:
@@ -125,16 +128,17 @@ class Seen:
 
 def gaps_seen(lines, begin, stop, resume):
     """Seen in @lines of a move that began at @begin."""
-    before = [x for x in lines if x.arrival < stop]
-    after = [x for x in lines if x.arrival > resume]
+    printed = [(x.arrival, x.arrival - x.clock - y.said) for x, y in zip(lines, lines[1:])]
+    before = [apart for arrival, apart in printed if arrival < stop]
+    after = [apart for arrival, apart in printed if arrival > resume]
     if not before or not after:
         raise PeerError("the guest printed nothing before or nothing after the switchover")
-    first, then = (min(x.arrival - x.clock for x in part) for part in (before, after))
-    noise = NOISE_MS * 1000
-    lost = then - first if then - first > noise else 0
+    first, then = min(before), min(after)
+    lost = then - first if then - first > NOISE_MS * 1000 else 0
+    within = stop + min(AFTER_STOP_US, (resume - stop) / 2)
     gaps = [(end + first - length, end + then, length)
             for x in lines if x.arrival > stop for length, end in x.gaps]
-    covering = [length + lost for start, end, length in gaps if start < stop + noise < end]
+    covering = [length + lost for start, end, length in gaps if start < within < end]
     others = [length for x in lines if x.arrival > begin for length, _ in x.gaps]
     switchover = max(covering) / 1000 if covering else None
     return Seen(max(others + covering) / 1000, switchover, (then - first) / 1000)
