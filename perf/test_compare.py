@@ -468,6 +468,9 @@ class VmPeer(unittest.TestCase):
     def test_ledger_over_gap(self):
         got = Result(ram=MIB, downtime_ms=1.9, switchover_gap_ms=2).as_dict()
         self.assertEqual(got["explained_percent"], 95)
+        got = Result(ram=MIB, downtime_ms=4, switchover_gap_ms=2).as_dict()
+        self.assertEqual(got["explained_percent"], 50)
+        self.assertNotIn("explained_percent", Result(ram=MIB, switchover_gap_ms=2).as_dict())
         target = scenarios.Limit("a", "explained_percent", None, unit="%", at_least=95)
         for percent, verdict in ((95, "met"), (94.9, "missed")):
             runs = [{"entry": "a", "round": 1, "result": {"explained_percent": percent}}]

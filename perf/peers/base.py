@@ -92,8 +92,14 @@ class Result:
 
     @property
     def explained_percent(self):
-        """Downtime as reported over what the guest saw of it, in percent, or None."""
-        return self.downtime_ms * 100 / self.switchover_gap_ms if self.switchover_gap_ms else None
+        """How far the reported downtime and what the guest saw of it agree, in percent, or None.
+
+        The smaller of the two over the larger: a report of too much explains nothing either.
+        """
+        if not self.switchover_gap_ms or self.downtime_ms is None:
+            return None
+        both = (self.downtime_ms, self.switchover_gap_ms)
+        return 100 * min(both) / max(both)
 
     @property
     def cpu_s_per_gib(self):

@@ -146,7 +146,7 @@ EXTRA_COLUMNS = {
     "stall_ms": ("longest stall ms (min–max)", 1, "%.1f", "median"),
     "gap_ms": ("longest gap ms (min–max)", 1, "%.1f", "median"),
     "switchover_gap_ms": ("gap at the switchover ms (min–max)", 1, "%.1f", "median"),
-    "explained_percent": ("downtime / that gap %", 1, "%.1f", "median"),
+    "explained_percent": ("downtime explains %", 1, "%.1f", "median"),
     "first_byte_ms": ("first byte ms after connection (max)", 1, "%.1f", "median"),
     "locked_peak": ("locked MiB, most", 1, "%.1f", "max"),
     "pinned_peak": ("VmPin + VmLck MiB, most", 1, "%.1f", "max"),
