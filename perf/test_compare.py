@@ -22,7 +22,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
 
-from peers import faults, perftest, qemu, rdma, report, scenarios, tern  # noqa: E402
+from peers import faults, perftest, qemu, rdma, report, scenarios, tern, vm  # noqa: E402
 from peers.base import GIB, MIB, PeerError, Result, Spec  # noqa: E402
 
 COMPARE = os.path.join(HERE, "compare")
@@ -391,6 +391,90 @@ class TernPeer(unittest.TestCase):
         watch = tern.LockWatch(7, proc)
         watch.look()
         self.assertEqual((watch.peak, watch.samples), (320 * 1024, 2))
+
+
+GUEST_LINE = ("dirty: vcpu 0 line {n} pages {pages} gap_us 2000 longest_us 2500 gaps {gaps} "
+              "said_us 900 back 0 clock_us {clock}")
+
+
+class VmPeer(unittest.TestCase):
+    """What a guest under KVM says of its own move."""
+
+    @staticmethod
+    def lines(*gaps, delay=1000, stands_still=0):
+        """A line per 100 ms from 100 ms on, by the host's clock; the second one with @gaps.
+
+        The guest's clock began at 0 and stood still at 150 ms; a line takes @delay.
+        """
+        out = []
+        for i in range(1, 5):
+            clock = i * 100_000 - (stands_still if i > 1 else 0)
+            text = ",".join(f"{g}@{e}" for g, e in gaps) if i == 2 else f"10@{clock - 5}"
+            out.append(vm.Line.parse(GUEST_LINE.format(n=i, pages=i, gaps=text, clock=clock),
+                                     i * 100_000 + delay + 50 * i))
+        return out
+
+    def test_line_is_taken_apart(self):
+        got = vm.Line.parse(GUEST_LINE.format(n=7, pages=9, gaps="2000@5000,30@4000", clock=6000),
+                            123)
+        self.assertEqual(got, vm.Line(123, 9, [(2000, 5000), (30, 4000)], 900, 6000))
+
+    def test_other_lines_are_passed_over(self):
+        self.assertIsNone(vm.Line.parse("dirty: vcpu 0 has filled 2048 pages", 1))
+
+    def test_time_that_goes_back_is_an_error(self):
+        line = GUEST_LINE.format(n=1, pages=1, gaps="1@1", clock=1).replace("back 0", "back 1")
+        with self.assertRaisesRegex(PeerError, "went back"):
+            vm.Line.parse(line, 1)
+
+    def test_gap_of_the_switchover_is_the_one_that_goes_on_after_stop(self):
+        seen = vm.gaps_seen(self.lines((9000, 190_000), (3000, 152_000)), 120_000, 150_500,
+                            153_000)
+        self.assertEqual((seen.longest, seen.switchover), (9, 3))
+        self.assertLess(seen.clock, vm.NOISE_MS)
+
+    def test_gap_right_behind_a_short_switchover_is_another_one(self):
+        seen = vm.gaps_seen(self.lines((1000, 151_200), (5000, 156_300)), 120_000, 150_500,
+                            151_400)
+        self.assertEqual((seen.longest, seen.switchover), (5, 1))
+
+    def test_printing_at_the_switchover_is_no_gap(self):
+        seen = vm.gaps_seen(self.lines((9000, 190_000)), 120_000, 150_500, 153_000)
+        self.assertEqual((seen.longest, seen.switchover), (9, None))
+
+    def test_time_that_the_guests_clock_does_not_count_is_added(self):
+        seen = vm.gaps_seen(self.lines((500, 150_200), stands_still=40_000), 120_000, 150_500,
+                            191_000)
+        self.assertAlmostEqual(seen.switchover, 40.5, delta=0.1)
+        self.assertEqual(seen.longest, seen.switchover)
+
+    def test_gaps_before_the_move_do_not_count(self):
+        seen = vm.gaps_seen(self.lines((3000, 152_000)), 120_000, 150_500, 153_000)
+        self.assertEqual(seen.longest, 3)
+
+    def test_silent_guest_is_an_error(self):
+        with self.assertRaisesRegex(PeerError, "printed nothing"):
+            vm.gaps_seen(self.lines((3000, 152_000))[:1], 120_000, 150_500, 153_000)
+
+    def test_output_is_read_as_it_comes(self):
+        with tempfile.TemporaryDirectory() as folder:
+            output = vm.Output(os.path.join(folder, "serial"))
+            os.write(output.fd, b"dirty: vcpu 0 has filled 2 pages\n" +
+                     GUEST_LINE.format(n=1, pages=4, gaps="7@8", clock=9).encode() + b"\n")
+            output.wait(len, 10, "see a line")
+            output.close()
+            self.assertEqual([line.pages for line in output.lines], [4])
+
+    def test_ledger_over_gap(self):
+        got = Result(ram=MIB, downtime_ms=1.9, switchover_gap_ms=2).as_dict()
+        self.assertEqual(got["explained_percent"], 95)
+        got = Result(ram=MIB, downtime_ms=4, switchover_gap_ms=2).as_dict()
+        self.assertEqual(got["explained_percent"], 50)
+        self.assertNotIn("explained_percent", Result(ram=MIB, switchover_gap_ms=2).as_dict())
+        target = scenarios.Limit("a", "explained_percent", None, unit="%", at_least=95)
+        for percent, verdict in ((95, "met"), (94.9, "missed")):
+            runs = [{"entry": "a", "round": 1, "result": {"explained_percent": percent}}]
+            self.assertEqual(report.judge_limit(target, runs, Spec(ram=MIB))["verdict"], verdict)
 
 
 class FakePeer:

@@ -10,5 +10,6 @@ from peers.perftest import Perftest
 from peers.pump import Pump
 from peers.qemu import Qemu
 from peers.tern import Tern
+from peers.vm import QemuVmPeer, TernVmPeer
 
-PEERS = {peer.name: peer for peer in (Tern, Pump, Faults, Perftest, Qemu)}
+PEERS = {peer.name: peer for peer in (Tern, Pump, Faults, Perftest, Qemu, TernVmPeer, QemuVmPeer)}

@@ -5,6 +5,7 @@ A peer is a class with
 
     name             what --peer calls it
     part             the name --leave-out knows it by, or None
+    needs            optional: more such names, of what it cannot do without
     available(work)  None, or a sentence: why it cannot run here
     run(spec)        move the memory once and return a Result; raise PeerError
 
@@ -74,6 +75,8 @@ class Result:
     faults_s: float = None  # waits of the guest for a page, per second of postcopy
     background_mib_s: float = None  # what came without being asked for
     stall_ms: float = None  # longest time in which a vCPU did nothing; downtime left out
+    gap_ms: float = None  # longest time in which the guest did nothing, the switchover included
+    switchover_gap_ms: float = None  # how long it did nothing at the switchover
     ledger_ms: dict = None  # steps of the downtime
     detail: dict = dataclasses.field(default_factory=dict)
 
@@ -88,6 +91,17 @@ class Result:
         return self.fault_p99_us / self.fault_p50_us if self.fault_p99_us else None
 
     @property
+    def explained_percent(self):
+        """How far the reported downtime and what the guest saw of it agree, in percent, or None.
+
+        The smaller of the two over the larger: a report of too much explains nothing either.
+        """
+        if not self.switchover_gap_ms or self.downtime_ms is None:
+            return None
+        both = (self.downtime_ms, self.switchover_gap_ms)
+        return 100 * min(both) / max(both)
+
+    @property
     def cpu_s_per_gib(self):
         """CPU seconds of both sides per GiB of RAM, or None."""
         return None if self.cpu_s is None else self.cpu_s / (self.ram / GIB)
@@ -99,6 +113,8 @@ class Result:
             out["mib_s"] = round(self.mib_s, 1)
         if self.fault_spread:
             out["fault_spread"] = round(self.fault_spread, 2)
+        if self.explained_percent:
+            out["explained_percent"] = round(self.explained_percent, 1)
         if self.cpu_s is not None:
             out["cpu_s_per_gib"] = round(self.cpu_s_per_gib, 4)
         return out

@@ -76,31 +76,51 @@ class Machine:
             argv += ["-incoming", "defer"]
         return argv
 
-    def setup_migration(self, spec):
-        """Capabilities and parameters; both sides need the same."""
-        channels = spec.options.get("multifd", 0)
-        caps = {"events": True, "multifd": bool(channels)}
-        if spec.options.get("zero_copy"):
-            caps["zero-copy-send"] = True
-        if spec.options.get("postcopy"):
-            caps["postcopy-ram"] = True
-            caps["postcopy-preempt"] = spec.options["postcopy"] == "preempt"
-        if spec.options.get("rdma"):
-            caps["rdma-pin-all"] = spec.options["rdma"] == "pin-all"
-        self.qmp.command("migrate-set-capabilities", capabilities=[
-            {"capability": k, "state": v} for k, v in caps.items()])
-        params = {"max_bandwidth": BANDWIDTH_MAX, "downtime_limit": spec.downtime_ms}
-        if spec.options.get("postcopy"):
-            params["downtime_limit"] = POSTCOPY_DOWNTIME_MS
-        if channels:
-            params["multifd_channels"] = channels
-        self.qmp.command("migrate-set-parameters", **params)
-
     def close(self):
         """End the process."""
         if self.qmp:
             self.qmp.close()
         self.work.stop(self.process)
+
+
+def setup_migration(qmp, spec):
+    """Capabilities and parameters; both sides need the same."""
+    channels = spec.options.get("multifd", 0)
+    caps = {"events": True, "multifd": bool(channels)}
+    if spec.options.get("zero_copy"):
+        caps["zero-copy-send"] = True
+    if spec.options.get("postcopy"):
+        caps["postcopy-ram"] = True
+        caps["postcopy-preempt"] = spec.options["postcopy"] == "preempt"
+    if spec.options.get("rdma"):
+        caps["rdma-pin-all"] = spec.options["rdma"] == "pin-all"
+    qmp.command("migrate-set-capabilities", capabilities=[
+        {"capability": k, "state": v} for k, v in caps.items()])
+    params = {"max_bandwidth": BANDWIDTH_MAX, "downtime_limit": spec.downtime_ms}
+    if spec.options.get("postcopy"):
+        params["downtime_limit"] = POSTCOPY_DOWNTIME_MS
+    if channels:
+        params["multifd_channels"] = channels
+    qmp.command("migrate-set-parameters", **params)
+
+
+def listen_tcp(qmp):
+    """Have a destination listen on any port of this machine; the URI for the source."""
+    qmp.command("migrate-incoming", uri="tcp:127.0.0.1:0")
+    address = qmp.command("query-migrate")["socket-address"][0]
+    return f"tcp:127.0.0.1:{address['port']}"
+
+
+def final_figures(qmp):
+    """query-migrate once it is final: QEMU works out total-time after the completed event."""
+    end = time.monotonic() + 10
+    while True:
+        got = qmp.command("query-migrate")
+        if got.get("total-time"):
+            return got
+        if time.monotonic() > end:
+            raise PeerError("QEMU gave no total-time within 10 s of the migration's end")
+        time.sleep(0.01)
 
 
 class GuestStatus:
@@ -209,7 +229,7 @@ class Qemu:
                                                           spec.touched)
             for role, ram in (("destination", destination_ram), ("source", path)):
                 machines.append(Machine(self.work, role, spec, ram, kernel))
-                machines[-1].setup_migration(spec)
+                setup_migration(machines[-1].qmp, spec)
             return self._migrate(spec, machines[1], machines[0], bool(kernel))
         finally:
             for machine in machines:
@@ -240,7 +260,7 @@ class Qemu:
         wall_ms = (time.monotonic() - begin) * 1000
         cpu_s = sum(process_cpu_s(pid) - c for pid, c in zip(pids, cpu0))
         growth = [process_rss(pid) - r for pid, r in zip(pids, rss0)]
-        got = self._final_figures(source)
+        got = final_figures(source.qmp)
         stall = None
         if live:
             there = GuestStatus(destination.ram_path)
@@ -282,21 +302,7 @@ class Qemu:
             uri = f"rdma:{port.address}:{RDMA_PORT}"
             destination.qmp.command("migrate-incoming", uri=uri)
             return uri
-        destination.qmp.command("migrate-incoming", uri="tcp:127.0.0.1:0")
-        address = destination.qmp.command("query-migrate")["socket-address"][0]
-        return f"tcp:127.0.0.1:{address['port']}"
-
-    @staticmethod
-    def _final_figures(source):
-        """query-migrate once it is final: QEMU works out total-time after the completed event."""
-        end = time.monotonic() + 10
-        while True:
-            got = source.qmp.command("query-migrate")
-            if got.get("total-time"):
-                return got
-            if time.monotonic() > end:
-                raise PeerError("QEMU gave no total-time within 10 s of the migration's end")
-            time.sleep(0.01)
+        return listen_tcp(destination.qmp)
 
     @staticmethod
     def _wait_ended(machine):

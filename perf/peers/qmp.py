@@ -11,16 +11,16 @@ from peers.base import PeerError
 class Qmp:
     """One monitor.  Not for several threads."""
 
-    def __init__(self, path, process, timeout=30):
-        """Connect to @path as soon as @process listens there, and leave negotiation mode."""
+    def __init__(self, path, process, timeout=30, who="QEMU"):
+        """Connect to @path as soon as @process (@who) listens, and leave negotiation mode."""
+        self.who = who
         self.events = []
         self.buffer = b""
         self.socket = self._connect(path, process, timeout)
         self._message(time.monotonic() + timeout)
         self.command("qmp_capabilities")
 
-    @staticmethod
-    def _connect(path, process, timeout):
+    def _connect(self, path, process, timeout):
         end = time.monotonic() + timeout
         while True:
             s = socket.socket(socket.AF_UNIX)
@@ -30,7 +30,7 @@ class Qmp:
             except OSError as e:
                 s.close()
                 if process.poll() is not None:
-                    raise PeerError(f"QEMU ended at start, status {process.returncode}") from e
+                    raise PeerError(f"{self.who} ended at start, status {process.returncode}") from e
                 if time.monotonic() > end:
                     raise PeerError(f"connect to QMP at {path}: {e}") from e
             time.sleep(0.01)
@@ -49,13 +49,13 @@ class Qmp:
             except OSError as e:
                 raise PeerError(f"QMP: {e}") from e
             if not got:
-                raise PeerError("QMP: QEMU closed the connection")
+                raise PeerError(f"QMP: {self.who} closed the connection")
             self.buffer += got
         line, self.buffer = self.buffer.split(b"\n", 1)
         return json.loads(line)
 
     def command(self, name, timeout=60, **arguments):
-        """Run one command; its return value, or PeerError with QEMU's own words."""
+        """Run one command; its return value, or PeerError with the other side's own words."""
         message = {"execute": name}
         if arguments:
             message["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
@@ -66,16 +66,20 @@ class Qmp:
             if "event" in got:
                 self.events.append(got)
             elif "error" in got:
-                raise PeerError(f"QEMU refused {name}: {got['error'].get('desc')}")
+                raise PeerError(f"{self.who} refused {name}: {got['error'].get('desc')}")
             elif "return" in got:
                 return got["return"]
 
-    def event(self, accept, timeout):
-        """Wait for the first event for which @accept(event) is true."""
-        end = time.monotonic() + timeout
+    def event(self, accept, timeout, keep=False):
+        """Wait for the first event for which @accept(event) is true.
+
+        It is taken from the list, with those before it, unless they are to be kept.
+        """
+        end, seen = time.monotonic() + timeout, 0
         while True:
-            while self.events:
-                got = self.events.pop(0)
+            while seen < len(self.events):
+                got = self.events[seen] if keep else self.events.pop(0)
+                seen += keep
                 if accept(got):
                     return got
             got = self._message(end)

@@ -74,10 +74,13 @@ def judge_limit(target, runs, spec):
     out = {"target": target.text(), "verdict": "not measured"}
     if bound is not None:
         out["wanted"] = f"<= {bound:.1f} {target.unit}"
+    elif target.at_least is not None:
+        out["wanted"] = f">= {target.at_least:.1f} {target.unit}"
     if values:
         out["value"] = spread(values)
         out["unit"] = target.unit
-        out["verdict"] = _verdict(out["value"]["max" if target.worst else "median"], None, bound)
+        out["verdict"] = _verdict(out["value"]["max" if target.worst else "median"], target.at_least,
+                                  bound)
         out["shown"] = "max" if target.worst else "median"
     return out
 
@@ -141,6 +144,9 @@ EXTRA_COLUMNS = {
     "faults_s": ("faults/s", 1, "%.0f", "median"),
     "background_mib_s": ("background MiB/s", 1, "%.0f", "median"),
     "stall_ms": ("longest stall ms (min–max)", 1, "%.1f", "median"),
+    "gap_ms": ("longest gap ms (min–max)", 1, "%.1f", "median"),
+    "switchover_gap_ms": ("gap at the switchover ms (min–max)", 1, "%.1f", "median"),
+    "explained_percent": ("downtime explains %", 1, "%.1f", "median"),
     "first_byte_ms": ("first byte ms after connection (max)", 1, "%.1f", "median"),
     "locked_peak": ("locked MiB, most", 1, "%.1f", "max"),
     "pinned_peak": ("VmPin + VmLck MiB, most", 1, "%.1f", "max"),
@@ -156,7 +162,8 @@ def _extra_cells(figures, columns):
         text = form % (f[which] / divisor) if f else "–"
         if f and metric == "first_byte_ms":
             text += f" ({f['max']:.1f})"
-        if f and metric in ("stall_ms", "fault_p50_us", "asked_p50_us"):
+        if f and metric in ("stall_ms", "fault_p50_us", "asked_p50_us", "gap_ms",
+                            "switchover_gap_ms"):
             text += f" ({f['min']:.1f}–{f['max']:.1f})"
         cells.append(text)
     return cells

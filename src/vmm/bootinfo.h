@@ -15,6 +15,8 @@
  * Every vCPU begins at the image's entry, in 64-bit mode with interrupts off,
  * with RDI = BOOT_INFO_GPA and RSI = its index.  The VMM starts them all: a guest
  * sends no INIT and no SIPI.  It has to bring a stack, a GDT and an IDT.
+ *
+ * The guests in guests/ also start under other VMMs: guests/pvh.S.
  */
 
 #include <stdint.h>

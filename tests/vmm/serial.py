@@ -8,7 +8,7 @@ from vmmtool import TIMEOUT
 # A number that grows by one from line to line: what counts, and the number.
 NUMBERED = re.compile(r"(counter: vcpu \d+ tick|counter: pit tick|check: vcpu \d+ line|"
                       r"dirty: vcpu \d+ line) (\d+)\b")
-ONCE = re.compile(r"counter: started on \d+ vcpus|check: vcpu \d+ has filled \d+ pages")
+ONCE = re.compile(r"counter: started on \d+ vcpus|(?:check|dirty): vcpu \d+ has filled \d+ pages")
 STEP = re.compile(r"check: (vcpu \d+) .* step (\d+)")
 CLOCKS = re.compile(r"dirty: (vcpu \d+) .* back (\d+) clock_us (\d+)")
 

@@ -96,6 +96,22 @@ class Moves(Case):
                       for line in self.serial.text().split("\n")[:-1] if "longest_us" in line)
         self.assertGreater(longest, source["tern"]["downtime_ms"] * 1000 * 0.5)
 
+    def test_longest_gaps_are_told_with_their_ends(self):
+        """By a guest that halts between looks at the clock; its RAM has been filled."""
+        a, b = self.pair("--guest", "dirty", "--guest-args",
+                         "fill=16M rate=0 halt=1000 interval=50")
+        self.serial.wait_more()
+        a.migrate_to(b)
+        self.serial.wait_more()
+        lines = self.serial.text().split("\n")[:-1]
+        self.assertIn("dirty: vcpu 1 has filled 2048 pages", lines)
+        for line in (x for x in lines if " gaps " in x):
+            pairs = line.split(" gaps ")[1].split()[0].split(",")
+            gaps, ends = zip(*(map(int, pair.split("@")) for pair in pairs))
+            self.assertEqual(len(pairs), 8)
+            self.assertEqual(list(gaps), sorted(gaps, reverse=True))
+            self.assertLessEqual(max(ends), int(line.split(" clock_us ")[1]))
+
     def test_paused_guest_arrives_paused(self):
         a, b = self.pair("--guest", "counter")
         self.serial.wait_more()

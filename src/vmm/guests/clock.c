@@ -56,6 +56,17 @@ uint64_t clock_ns(unsigned cpu)
 	return ns;
 }
 
+uint64_t clock_tsc_khz(unsigned cpu)
+{
+	const struct pvclock *p = &pvclocks[cpu];
+	uint64_t khz;
+
+	if (!has_clock[cpu] || !p->mul)
+		return 0;
+	khz = (1000000ull << 32) / p->mul;
+	return p->shift < 0 ? khz << -p->shift : khz >> p->shift;
+}
+
 uint64_t tsc_from_us(uint64_t us)
 {
 	return us * boot->tsc_khz / 1000;

@@ -73,7 +73,7 @@ static char *put_number(char *at, uint64_t n, unsigned base)
 /* A line that is ready to be sent. */
 struct line {
 	size_t len;
-	char text[256];
+	char text[512];
 };
 
 static uint64_t line_send(uint64_t argument)

@@ -130,6 +130,9 @@ bool clock_start(unsigned cpu);
 /* clock_ns - kvmclock, after clock_start(); 0: there is none. */
 uint64_t clock_ns(unsigned cpu);
 
+/* clock_tsc_khz - the frequency of rdtsc() as kvmclock has it, after clock_start(); or 0. */
+uint64_t clock_tsc_khz(unsigned cpu);
+
 /* tsc_from_us - @us in units of rdtsc(); tsc_to_us - and back. */
 uint64_t tsc_from_us(uint64_t us);
 uint64_t tsc_to_us(uint64_t tsc);
