@@ -58,6 +58,8 @@ void destination_find_reason(struct tern_session *s, int code, struct tern_error
 /*
  * Postcopy (postcopy_destination.c).
  *
+ * postcopy_start_faults - the threads that serve the guest's faults, of the placement that is
+ * there: in good time, because starting threads would be a third of the downtime.
  * postcopy_take_missing - MISSING.  postcopy_arm - POSTCOPY: from now on pages fault, and
  * are asked for.  0 or -errno with *err.
  * postcopy_serve - the guest runs: until nothing is missing, over lost links.  0; -errno
@@ -65,6 +67,7 @@ void destination_find_reason(struct tern_session *s, int code, struct tern_error
  * postcopy_stop_asking - no fault thread uses the link any more, which was aborted.
  * postcopy_fini - end its threads and take the memory from userfaultfd.
  */
+int postcopy_start_faults(struct tern_session *s, struct tern_error *err);
 int postcopy_take_missing(struct destination *d, const struct wire_missing *m,
 			  struct tern_error *err);
 int postcopy_arm(struct destination *d, const struct wire_postcopy *m, struct tern_error *err);

@@ -24,6 +24,7 @@
 #include <sys/random.h>
 
 #include "agree.h"
+#include "destination.h"
 #include "error.h"
 #include "placement.h"
 
@@ -388,8 +389,9 @@ static int make_placement(struct tern_session *s, struct tern_error *err)
 	monitor_lock(&s->mon);
 	s->placement = p;
 	monitor_unlock(&s->mon);
-	if (p->uffd.how != UFFD_USER_ONLY)
-		return 0;
+	r = postcopy_start_faults(s, err);
+	if (r || p->uffd.how != UFFD_USER_ONLY)
+		return r;
 	error_clear(&warning);
 	error_session(&warning, -EPERM,
 		      "userfaultfd serves faults in user mode only here: a guest under KVM, or a "

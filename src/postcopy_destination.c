@@ -112,8 +112,7 @@ int postcopy_take_missing(struct destination *d, const struct wire_missing *m,
 	return missing_take(s, m, add_missing, s->placement, err);
 }
 
-/* The threads that serve the guest's faults. */
-static int start_faults(struct tern_session *s, struct tern_error *err)
+int postcopy_start_faults(struct tern_session *s, struct tern_error *err)
 {
 	struct faults_config config = {
 		.placement = s->placement,
@@ -153,19 +152,15 @@ int postcopy_arm(struct destination *d, const struct wire_postcopy *m, struct te
 	s->placement->complete = on_complete;
 	s->placement->retire = on_retire;
 	s->placement->opaque = s;
+	set_link_up(s, true); /* from the first page on that can be missed, it can be asked for */
 	r = placement_arm(s->placement, err);
 	if (r)
 		return r;
 	monitor_lock(&s->mon);
 	s->postcopy_stats->missing_at_start = m->missing_pages;
 	monitor_unlock(&s->mon);
-	/*
-	 * Fault threads come last: what faults before they run waits in the kernel, and what
-	 * they ask for is placed by whoever gets it.
-	 */
 	atomic_store(&s->armed_placement, s->placement);
-	set_link_up(s, true);
-	return start_faults(s, err);
+	return 0;
 }
 
 /* ------------------------------------------------------------------ serving */

@@ -70,6 +70,7 @@ enum slot {
 	SLOT_DIRTY_PROVIDER,
 	SLOT_PEER_TIMEOUT,
 	SLOT_SEED,
+	SLOT_RUN_BEFORE,
 	SLOT_RUN_AFTER,
 	SLOT_HELP,
 	SLOT_NR,
@@ -118,6 +119,7 @@ static const struct option_row rows[] = {
 	[SLOT_DIRTY_PROVIDER] = { "dirty-provider", KIND_TEXT },
 	[SLOT_PEER_TIMEOUT] = { "peer-timeout", KIND_NUMBER, 1, ARGS_MS_MAX },
 	[SLOT_SEED] = { "seed", KIND_NUMBER, 0, UINT64_MAX },
+	[SLOT_RUN_BEFORE] = { "run-before", KIND_NUMBER, 0, ARGS_MS_MAX },
 	[SLOT_RUN_AFTER] = { "run-after", KIND_NUMBER, 0, ARGS_MS_MAX },
 	[SLOT_HELP] = { "help", KIND_HELP },
 };
@@ -172,6 +174,7 @@ const char *bench_args_usage(void)
 	       "  --max-bandwidth SIZE          bytes per second; 0: no limit (0)\n"
 	       "  --peer-timeout MS             a peer silent for so long is lost\n"
 	       "  --timeout SEC                 give up after that long\n"
+	       "  --run-before MS               source guest runs so long before it is moved (0)\n"
 	       "  --run-after MS                destination guest runs on before verification "
 	       "(100)\n"
 	       "  --json FILE                   statistics as JSON (- for stdout)\n"
@@ -575,6 +578,7 @@ int bench_args_parse(int argc, char **argv, struct bench_args *out, struct tern_
 	if (a.guest.numa_split && !t.given[SLOT_REGIONS])
 		a.guest.nr_regions = default_split(&a.guest);
 	a.prealloc = t.given[SLOT_PREALLOC];
+	a.run_before_ms = t.value[SLOT_RUN_BEFORE];
 	a.run_after_ms = t.value[SLOT_RUN_AFTER];
 	a.timeout_ms = t.value[SLOT_TIMEOUT];
 	a.downtime_limit_ms = t.value[SLOT_DOWNTIME_LIMIT];

@@ -21,6 +21,7 @@ struct bench_args {
 	const char *transport; /* "auto", "rdma" or "tcp" */
 	struct guest_config guest;
 	bool prealloc;
+	uint64_t run_before_ms; /* how long the source guest runs before it is moved */
 	uint64_t run_after_ms; /* how long the destination guest runs before verification */
 	uint64_t timeout_ms; /* 0: none */
 	uint64_t downtime_limit_ms;

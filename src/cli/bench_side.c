@@ -173,6 +173,20 @@ static bool may_pause(const struct side *side)
 	return side->args->param[TERN_PARAM_MODE].value != TERN_MODE_PRECOPY;
 }
 
+/* Let the guest run for so long; a signal or the other's end cuts it short. */
+static void run_for(const struct side *side, uint64_t ms)
+{
+	uint64_t end = cli_now_ns() + ms * NS_PER_MS, now;
+	struct pollfd fds[] = {
+		{ .fd = side->signal_fd, .events = POLLIN },
+		{ .fd = side->life_fd, .events = POLLIN },
+	};
+
+	while ((now = cli_now_ns()) < end)
+		if (poll(fds, 2, (int)((end - now + NS_PER_MS - 1) / NS_PER_MS)) > 0)
+			return;
+}
+
 /* Start the clock and the session. */
 int side_start(struct side *side, const char *uri)
 {
@@ -183,6 +197,8 @@ int side_start(struct side *side, const char *uri)
 		      0;
 	if (ret)
 		return ret;
+	if (side->role == TERN_SOURCE)
+		run_for(side, side->args->run_before_ms);
 	procstat_read(&side->begin);
 	side->begin_guest_cpu_ns = guest_cpu_ns(side->guest);
 	side->started_ns = cli_now_ns();
@@ -327,20 +343,6 @@ static bool runs_on(const struct side *side)
 	return true;
 }
 
-/* Let the destination's guest run for --run-after; a signal or the other's end cuts it short. */
-static void run_after(const struct side *side)
-{
-	uint64_t end = cli_now_ns() + side->args->run_after_ms * NS_PER_MS, now;
-	struct pollfd fds[] = {
-		{ .fd = side->signal_fd, .events = POLLIN },
-		{ .fd = side->life_fd, .events = POLLIN },
-	};
-
-	while ((now = cli_now_ns()) < end)
-		if (poll(fds, 2, (int)((end - now + NS_PER_MS - 1) / NS_PER_MS)) > 0)
-			return;
-}
-
 /* Look at the guest where it runs now; see bench_side.h. */
 void side_finish(struct side *side)
 {
@@ -350,7 +352,7 @@ void side_finish(struct side *side)
 	if (!side->started || tern_session_outcome(side->session) != mine)
 		return;
 	if (side->role == TERN_DESTINATION)
-		run_after(side);
+		run_for(side, side->args->run_after_ms);
 	guest_rest(side->guest, false);
 	side->ran_on = runs_on(side);
 	guest_pause(side->guest);

@@ -72,9 +72,9 @@ static void hear(struct rig_heard *h, const struct tern_session *s, const struct
 {
 	switch (e->type) {
 	case TERN_EVENT_STATE:
-		atomic_store(&h->last_state, e->state);
-		atomic_store(&h->last_outcome, tern_session_outcome(s));
 		atomic_fetch_add(&h->paused, e->state == TERN_STATE_POSTCOPY_PAUSED);
+		atomic_store(&h->last_outcome, tern_session_outcome(s));
+		atomic_store(&h->last_state, e->state);
 		break;
 	case TERN_EVENT_WARNING:
 		note(h, h->warning, e->error);
@@ -302,6 +302,13 @@ void rig_await_paused(struct rig *r)
 {
 	rig_await_state(r, r->s, TERN_STATE_POSTCOPY_PAUSED);
 	rig_await_state(r, r->d, TERN_STATE_POSTCOPY_PAUSED);
+	/* And both were told, so that pauses can be counted. */
+	for (uint64_t until = deadline_ns(RIG_WAIT_MS);
+	     atomic_load(&r->src_heard.last_state) != TERN_STATE_POSTCOPY_PAUSED ||
+	     atomic_load(&r->dst_heard.last_state) != TERN_STATE_POSTCOPY_PAUSED;) {
+		assert_true(now_ns() < until);
+		usleep(500);
+	}
 }
 
 void rig_await_faults(struct rig *r, uint64_t nr, uint64_t duplicates)
