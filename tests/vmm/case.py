@@ -17,7 +17,7 @@ from vmmtool import CommandError, Vm, leave_out
 TERN_VM, STATETOOL, IMAGES = sys.argv[1:4]
 # How the machines' writes are tracked, as of --dirty.
 DIRTY = os.environ.get("TERN_TEST_VMM_DIRTY", "log")
-SMALL = ["--mem", "64M", "--vcpus", "2", "--dirty", DIRTY]
+SMALL = ["--mem", os.environ.get("TERN_TEST_VMM_MEM", "64M"), "--vcpus", "2", "--dirty", DIRTY]
 
 
 class Case(unittest.TestCase):

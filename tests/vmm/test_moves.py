@@ -4,8 +4,9 @@
 
 TERN_TEST_VMM_MOVES says how often a guest is moved back and forth (6),
 TERN_TEST_VMM_URI where the destinations listen (tcp:127.0.0.1:0),
-TERN_TEST_VMM_DIRTY how writes are tracked (log), and TERN_TEST_VMM_PARAMETERS
-what is set for every migration ({}), as of migrate-set-parameters.
+TERN_TEST_VMM_MEM how large it is (64M), TERN_TEST_VMM_DIRTY how writes are
+tracked (log), and TERN_TEST_VMM_PARAMETERS what is set for every migration ({}),
+as of migrate-set-parameters.
 """
 import os
 
