@@ -7,7 +7,7 @@
 #   plain   all suites, quick ones first; the other builds compile behind them, niced,
 #           because these tests mostly wait
 #   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
-#           meanwhile asan, tsan and the fuzz targets run
+#           meanwhile the plain suite fault, asan, tsan and the fuzz targets run
 #   asan    all suites under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
@@ -32,6 +32,8 @@ fuzz_pid=
 builds_pid=
 asan_begun=
 tsan_done=
+politely=()         # how to run what should leave the CPUs to the lab
+later_fault=        # the plain suite runs while the lab does
 
 # shellcheck source=tests/deps.sh
 . "$root/tests/deps.sh"
@@ -209,7 +211,7 @@ run_suites()
 	[ ${#chosen[@]} -gt 0 ] || return 0
 	base=testlog-${words// /-}
 	rm -f "$dir/meson-logs/$base".*
-	"${run_wrapper[@]}" meson test -C "$dir" --no-rebuild --logbase "$base" \
+	"${politely[@]}" "${run_wrapper[@]}" meson test -C "$dir" --no-rebuild --logbase "$base" \
 		--num-processes "$parallel" --timeout-multiplier "$timeout_multiplier" \
 		${not_suite:+--no-suite "$not_suite"} "${chosen[@]}" >"$dir/meson-logs/$base.out" 2>&1
 	if [ ! -s "$dir/meson-logs/$base.json" ]; then
@@ -228,8 +230,17 @@ test_plain()
 	run_suites plain "$jobs" unit cli
 	run_suites plain "$jobs" integration
 	run_suites plain "$jobs" vmm
-	run_suites plain $((2 * jobs)) fault # they mostly wait for timeouts
 	run_suites plain 1 perf
+	[ -n "$later_fault" ] || test_plain_fault
+}
+
+# test_plain_fault - migrations that go wrong; they mostly wait for timeouts
+test_plain_fault()
+{
+	local timeout_multiplier=1
+
+	later_fault=
+	run_suites plain $((2 * jobs)) fault
 }
 
 build_asan()
@@ -335,13 +346,17 @@ lab_tool_end()
 	fi
 }
 
-# while_lab_runs - what needs no clock, while emulated CPUs wait for one another
+# while_lab_runs - what needs no clock.  All but tests that wait most of the time gives way
+# to the lab: emulated CPUs that lose theirs spin on locks for one another.
 while_lab_runs()
 {
 	[ -n "$lab_pid" ] && [ -z "$only_suite" ] || return 0
+	test_plain_fault
+	politely=(nice -n 10)
 	run_part fuzz fuzz_begin
 	run_part asan test_asan_begin
 	run_part tsan test_tsan
+	politely=()
 }
 
 # asan_suites PARALLEL SUITE... - under the address sanitizer
@@ -358,8 +373,11 @@ asan_suites()
 test_asan_begin()
 {
 	asan_begun=1
+	local give_way=("${politely[@]}") politely=()
+
 	build_asan || return
 	asan_suites $((2 * jobs)) fault
+	politely=("${give_way[@]}")
 	asan_suites "$jobs" unit cli integration vmm
 }
 
@@ -398,7 +416,7 @@ fuzz_one()
 	for seeds_dir in "$root/tests/fuzz/corpus/$name" "$root/tests/fuzz/corpus/${name#fuzz_}"; do
 		[ ! -d "$seeds_dir" ] || seeds+=("$seeds_dir")
 	done
-	"${run_wrapper[@]}" "$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 \
+	"${politely[@]}" "${run_wrapper[@]}" "$target" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 \
 		-artifact_prefix="$dir/" "$dir/corpus" ${seeds[@]+"${seeds[@]}"} \
 		>"$dir/log" 2>&1
 }
@@ -515,6 +533,9 @@ main()
 	if setarch "$(uname -m)" -R true 2>/dev/null; then
 		run_wrapper=(setarch "$(uname -m)" -R)
 	fi
+	if [ -z "$only_suite" ] && ! is_left_out lab; then
+		later_fault=1
+	fi
 	case $only_suite in
 	lab-tool | fuzz) ;;
 	*) run_part plain test_plain ;;
@@ -522,6 +543,7 @@ main()
 	run_part lab lab_begin
 	builds_end
 	while_lab_runs
+	[ -z "$later_fault" ] || run_part plain test_plain_fault # no lab, after all
 	lab_suites_end
 	case $only_suite in
 	lab-tool | fuzz) ;;
