@@ -312,6 +312,8 @@ static int drain(struct faults *f, struct mapper *m)
 {
 	int r;
 
+	if (!atomic_load(&f->c.placement->armed))
+		return 0; /* nothing is registered yet */
 	do
 		r = take_faults(f, m, now_ns());
 	while (!r);

@@ -78,7 +78,7 @@ int placement_missing(struct placement *p, uint32_t region, struct runs *runs)
 	uint64_t first, nr;
 	int r;
 
-	assert(!p->armed);
+	assert(!atomic_load(&p->armed));
 	while ((r = runs_next(runs, &first, &nr)) > 0) {
 		/* The guest is paused, and nobody else looks yet: no atomics. */
 		if (bitmap_next_set(v->missing, first + nr, first) != first + nr)

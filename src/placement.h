@@ -76,7 +76,9 @@ struct placement {
 	struct uffd uffd;
 	struct placement_region *v; /* by region id */
 	unsigned nr;
-	bool armed; /* session thread */
+	/* Written by the session thread, before it registers anything: who reads a fault sees
+	 * what was missing. */
+	atomic_bool armed;
 	/* Other processes; entries are only ever added, under the session's lock. */
 	struct mapper *mappers[PLACEMENT_MAPPERS_MAX];
 	_Atomic unsigned nr_mappers;

@@ -265,7 +265,7 @@ int placement_arm(struct placement *p, struct tern_error *err)
 {
 	int r = 0;
 
-	p->armed = true;
+	atomic_store(&p->armed, true);
 	for (unsigned i = 0; i < p->nr && !r; i++) {
 		const struct placement_region *v = &p->v[i];
 		uint64_t from = 0, to = 0;

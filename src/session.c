@@ -219,8 +219,8 @@ static void *session_main(void *arg)
 {
 	struct tern_session *s = arg;
 
-	pthread_setname_np(pthread_self(), "tern-session");
 	session_home(s);
+	pthread_setname_np(pthread_self(), "tern-session"); /* who sees the name sees it at home */
 	session_event(s, TERN_EVENT_STATE, NULL);
 	if (s->role == TERN_SOURCE)
 		source_run(s);

@@ -31,6 +31,7 @@ lab_pid=
 fuzz_pid=
 builds_pid=
 asan_begun=
+asan_fault_done=
 tsan_done=
 politely=()         # how to run what should leave the CPUs to the lab
 later_fault=        # the plain suite runs while the lab does
@@ -351,12 +352,14 @@ lab_tool_end()
 while_lab_runs()
 {
 	[ -n "$lab_pid" ] && [ -z "$only_suite" ] || return 0
-	test_plain_fault
 	politely=(nice -n 10)
 	run_part fuzz fuzz_begin
 	run_part asan test_asan_begin
 	run_part tsan test_tsan
 	politely=()
+	# The lab's last tests wait for timeouts, too.
+	test_plain_fault
+	run_part asan test_asan_fault
 }
 
 # asan_suites PARALLEL SUITE... - under the address sanitizer
@@ -373,17 +376,21 @@ asan_suites()
 test_asan_begin()
 {
 	asan_begun=1
-	local give_way=("${politely[@]}") politely=()
-
 	build_asan || return
-	asan_suites $((2 * jobs)) fault
-	politely=("${give_way[@]}")
 	asan_suites "$jobs" unit cli integration vmm
+}
+
+# test_asan_fault - which mostly waits for timeouts
+test_asan_fault()
+{
+	asan_fault_done=1
+	build_asan && asan_suites $((2 * jobs)) fault
 }
 
 test_asan()
 {
 	[ -n "$asan_begun" ] || test_asan_begin
+	[ -n "$asan_fault_done" ] || test_asan_fault
 	build_asan && asan_suites 1 perf
 }
 

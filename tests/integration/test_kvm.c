@@ -134,6 +134,7 @@ static void move_begin(struct move *m, void **state, const struct kvm_rig_varian
 	m->s = session_of(m->rig, TERN_SOURCE, m->rig->hva);
 	m->d = session_of(m->rig, TERN_DESTINATION, m->rig->replica);
 	assert_int_equal(tern_session_set_kvm(m->s, &m->rig->desc), 0);
+	assert_int_equal(tern_session_set(m->s, TERN_PARAM_DOWNTIME_LIMIT_MS, DOWNTIME_MS), 0);
 	tern_session_set_vm_ops(m->s, &source, m);
 	tern_session_set_vm_ops(m->d, &destination, m);
 	m->rig->g->on_ring_full = on_full;
@@ -149,7 +150,6 @@ static void move_begin(struct move *m, void **state, const struct kvm_rig_varian
 static void move_go(struct move *m)
 {
 	assert_int_equal(tern_session_set(m->s, TERN_PARAM_MAX_BANDWIDTH, BANDWIDTH), 0);
-	assert_int_equal(tern_session_set(m->s, TERN_PARAM_DOWNTIME_LIMIT_MS, DOWNTIME_MS), 0);
 	assert_int_equal(lane_listen(m->lane, m->d), 0);
 	assert_int_equal(lane_connect(m->lane, m->s, m->d), 0);
 }
