@@ -30,6 +30,7 @@ hugepages_before=
 lab_pid=
 fuzz_pid=
 builds_pid=
+tool_begun=
 asan_begun=
 asan_fault_done=
 tsan_done=
@@ -259,8 +260,9 @@ build_fuzz()
 	build_targets=fuzzers CC=clang build fuzz --buildtype=debugoptimized -Drdma=enabled -Dfuzz=true
 }
 
-# builds_begin - the other builds, in the background and where nobody else wants the CPU.
-# Nothing is counted here: the parts build again, which does nothing then, and count.
+# builds_begin - the other builds and a few tests of the lab itself, in the background and
+# where nobody else wants the CPU.  Nothing is counted here: the parts build again, which
+# does nothing then, and count.
 builds_begin()
 {
 	local part
@@ -272,7 +274,10 @@ builds_begin()
 		for part in fuzz asan tsan; do
 			is_left_out "$part" || "build_$part"
 		done
+		renice -n 10 -p "$BASHPID" >/dev/null 2>&1
+		is_left_out lab || lab_tool --quick
 	) &
+	tool_begun=1
 	builds_pid=$!
 	set +m
 }
@@ -285,22 +290,29 @@ builds_end()
 	builds_pid=
 }
 
+# lab_tool [--quick] - tests of the lab itself
+lab_tool()
+{
+	rm -rf "$build_root/lab-tool"
+	mkdir -p "$build_root/lab-tool"
+	python3 "$root/tests/lab/test_lab.py" "$@" >"$build_root/lab-tool/tool.txt" 2>&1
+	echo $? >"$build_root/lab-tool/tool.status"
+}
+
 # lab_work LOGS - what the lab runs; nothing is counted here, because it may be a subshell
 lab_work()
 {
 	if [ "$only_suite" = lab-tool ]; then
-		python3 "$root/tests/lab/test_lab.py" >"$1/tool.txt" 2>&1
-		echo $? >"$1/tool.status"
+		lab_tool
 		return
 	fi
 	python3 "$root/tests/lab/run_suite.py" --build "$build_root/plain" --logs "$1" |
 		tee "$1/results.txt"
 	: >"$1/suites.done"
-	python3 "$root/tests/lab/test_lab.py" --quick >"$1/tool.txt" 2>&1
-	echo $? >"$1/tool.status"
+	[ -n "$tool_begun" ] || lab_tool --quick
 }
 
-# lab_begin - the suites that need an RDMA device, and a few tests of the lab, in the background
+# lab_begin - the suites that need an RDMA device, in the background
 lab_begin()
 {
 	wants_suite lab || [ "$only_suite" = lab-tool ] || return 0
@@ -331,10 +343,10 @@ lab_suites_end()
 	fi
 }
 
-# lab_tool_end - the same for the tests of the lab itself, which come last and are few
+# lab_tool_end - the same for the tests of the lab itself
 lab_tool_end()
 {
-	local logs=$build_root/lab
+	local logs=$build_root/lab-tool
 
 	[ -n "$lab_pid" ] || return 0
 	wait "$lab_pid"
