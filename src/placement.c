@@ -91,6 +91,7 @@ int placement_missing(struct placement *p, uint32_t region, struct runs *runs)
 			atomic_fetch_add(&v->left[block], (uint32_t)n);
 			at += n;
 		}
+		v->nr_missing += nr;
 		atomic_fetch_add(&p->left, nr);
 	}
 	return r;

@@ -63,6 +63,7 @@ struct placement_region {
 	uint8_t *alias; /* SHARED: the second mapping */
 	uint64_t host_pages; /* pages in a host page */
 	uint64_t block_pages, nr_blocks;
+	uint64_t nr_missing; /* when armed; session thread */
 	uint64_t *missing, *claimed; /* a bit per page */
 	uint64_t *asked; /* a bit per host page */
 	_Atomic uint32_t *left; /* per block: missing pages */

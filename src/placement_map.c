@@ -272,6 +272,11 @@ int placement_arm(struct placement *p, struct tern_error *err)
 
 		if (v->kind == PLACEMENT_SHARED)
 			r = empty(v->region, err);
+		/* The guest waits: what lacks everything needs no look at its blocks. */
+		if (!r && v->nr_missing == v->region->nr_pages) {
+			r = register_blocks(p, v, 0, v->nr_blocks, err);
+			from = to = v->nr_blocks;
+		}
 		for (; !r && next_blocks(v, true, &from, &to); from = to)
 			r = register_blocks(p, v, from, to, err);
 		if (!r && v->kind == PLACEMENT_COPY)
