@@ -144,29 +144,56 @@ def gaps_seen(lines, begin, stop, resume):
     return Seen(max(others + covering) / 1000, switchover, (then - first) / 1000)
 
 
-class TernVm:
+class Vmm:
+    """A process that runs the guest, or waits for it; a subclass says which VMM."""
+
+    name = None
+
+    def __init__(self, work, role):
+        self.work = work
+        self.role = role
+        self.path = os.path.join(work.dir, f"{role}.control")
+        self.process = self.qmp = None
+
+    def start(self, argv, stdout=None):
+        """Start it, with its control socket at self.path; its log gets what stdout does not."""
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+        with open(os.path.join(self.work.dir, f"{self.role}.log"), "wb") as log:
+            self.process = self.work.start(argv, stdout=stdout or log, stderr=log)
+        try:
+            self.qmp = Qmp(self.path, self.process, who=self.name)
+            self.set_up()
+        except PeerError:
+            self.close()
+            raise
+
+    def set_up(self):
+        """Set the parameters of migrations."""
+        raise NotImplementedError
+
+    def close(self):
+        """End the process."""
+        self.work.stop(self.process)
+
+
+class TernVm(Vmm):
     """One tern-vm; its control socket talks like QMP."""
 
     name = "tern-vm"
 
     def __init__(self, work, role, spec, arguments, output):
-        self.work = work
-        path = os.path.join(work.dir, f"{role}.control")
-        if os.path.exists(path):
-            os.unlink(path)
-        argv = [os.path.join(work.build, "src", "vmm", "tern-vm"), "run", "--control", path,
+        super().__init__(work, role)
+        self.spec = spec
+        argv = [os.path.join(work.build, "src", "vmm", "tern-vm"), "run", "--control", self.path,
                 "--mem", size_text(spec.ram), "--dirty", spec.options.get("dirty", "log")]
         argv += ["--incoming", "defer"] if role == "destination" else [
             "--guest", "dirty", "--guest-args", arguments]
-        with open(os.path.join(work.dir, f"{role}.log"), "wb") as log:
-            self.process = work.start(argv, stdout=output.fd, stderr=log)
-        try:
-            self.qmp = Qmp(path, self.process, who=self.name)
-            self.qmp.command("migrate-set-parameters", downtime_limit=spec.downtime_ms,
-                             channels=spec.channels)
-        except PeerError:
-            self.close()
-            raise
+        self.start(argv, output.fd)
+
+    def set_up(self):
+        self.qmp.command("migrate-set-parameters", downtime_limit=self.spec.downtime_ms,
+                         channels=self.spec.channels)
 
     def listen(self):
         """Wait for a guest; the URI."""
@@ -184,37 +211,27 @@ class TernVm:
                 "rounds": len(got["round_list"]), "ledger_ms": ledger}, {
                     k: got.get(k) for k in ("dirty_provider", "sent_bytes", "pages", "round_list")}
 
-    def close(self):
-        """End the process."""
-        self.work.stop(self.process)
 
-
-class QemuVm:
+class QemuVm(Vmm):
     """One QEMU with a PC as far as the guest needs one."""
 
-    name = "qemu"
+    name = "QEMU"
 
     def __init__(self, work, role, spec, arguments, output):
-        self.work = work
-        path = os.path.join(work.dir, f"{role}.qmp")
-        if os.path.exists(path):
-            os.unlink(path)
+        super().__init__(work, role)
+        self.spec = spec
         image = os.path.join(work.build, "src", "vmm", "dirty.elf")
         argv = [qemu.BINARY, "-name", f"tern-compare-{role}", "-nodefaults", "-no-user-config",
                 "-display", "none", "-machine", "pc,memory-backend=ram", "-accel", "kvm",
                 "-object", f"memory-backend-memfd,id=ram,size={spec.ram},share=on",
                 "-m", f"{spec.ram // MIB}M", "-serial", f"file:{output.path}",
-                "-kernel", image, "-append", arguments, "-qmp", f"unix:{path},server=on,wait=off"]
+                "-kernel", image, "-append", arguments, "-qmp", f"unix:{self.path},server=on,wait=off"]
         if role == "destination":
             argv += ["-incoming", "defer"]
-        with open(os.path.join(work.dir, f"{role}.log"), "wb") as log:
-            self.process = work.start(argv, stdout=log, stderr=log)
-        try:
-            self.qmp = Qmp(path, self.process)
-            qemu.setup_migration(self.qmp, spec)
-        except PeerError:
-            self.close()
-            raise
+        self.start(argv)
+
+    def set_up(self):
+        qemu.setup_migration(self.qmp, self.spec)
 
     def listen(self):
         """Wait for a guest; the URI."""
@@ -226,10 +243,6 @@ class QemuVm:
         return {"total_ms": got["total-time"], "downtime_ms": got["downtime"],
                 "rounds": got["ram"]["dirty-sync-count"]}, {
                     "transferred": got["ram"]["transferred"]}
-
-    def close(self):
-        """End the process."""
-        self.work.stop(self.process)
 
 
 class Vm:

@@ -61,10 +61,8 @@ def machines(build):
     return [
         Machine("one", ["--hugepages", "64"], [
             program("transport", 150, f"{integration}/test_transport", "rdma"),
-            program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all",
-                    "*write*"),
-            program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", "*write*",
-                    **ipv6),
+            program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all"),
+            program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", **ipv6),
             program("migration", 400, f"{integration}/test_migration", "rdma:*",
                     TERN_TEST_RDMA="1"),
             program("postcopy", 200, f"{integration}/test_postcopy", "rdma: *fault*",
