@@ -123,6 +123,24 @@ static unsigned opening_of(const struct openings *o, const struct rdma_cm_id *id
 	return i;
 }
 
+/*
+ * The peer took the control connection and rejects channel @i.  A program that dies leaves
+ * that to its kernel, which has no reason of ours: nothing listens any more, or the request
+ * was waiting to be looked at.
+ */
+static int rejected(const struct verbs_conn *c, unsigned i, const struct cm_event *ev,
+		    struct tern_error *err)
+{
+	struct refusal r;
+
+	if (refusal_get(ev->private_data, ev->private_len, &r))
+		return verbs_cm_wrong(ev, c->peer, err);
+	return error_channel(err, -ECONNRESET, i,
+			     "The peer %s is gone: it took the control connection, and channel %u "
+			     "was rejected without a word (reason %d); it may have died",
+			     c->peer, i, ev->status);
+}
+
 /* One event.  0 or -errno with *err. */
 static int step(struct openings *o, const struct cm_event *ev, struct tern_error *err)
 {
@@ -141,12 +159,7 @@ static int step(struct openings *o, const struct cm_event *ev, struct tern_error
 	case RDMA_CM_EVENT_ESTABLISHED:
 		return established(o, i, ev, err);
 	case RDMA_CM_EVENT_REJECTED:
-		if (ev->status != REJ_INVALID_SERVICE_ID)
-			return verbs_cm_wrong(ev, c->peer, err);
-		return error_channel(err, -ECONNRESET, i,
-				     "The peer %s is gone: it took the control connection, and "
-				     "nothing listens there for channel %u; it may have died",
-				     c->peer, i);
+		return rejected(c, i, ev, err);
 	default:
 		return verbs_cm_wrong(ev, c->peer, err);
 	}
