@@ -21,7 +21,7 @@ set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build_root=$root/build-tests
 jobs=$(nproc)
-fuzz_seconds=20
+fuzz_seconds=10
 leave_out=
 only_suite=
 passed=0
@@ -52,7 +52,7 @@ usage()
 	                      or lab-tool: all tests of the lab itself (10 minutes)
 	  --jobs N            tests and compilers at a time (default: CPUs)
 	  --build-root DIR    where the builds and logs go (default: build-tests/)
-	  --fuzz-seconds N    how long each fuzz target runs (default: 20)
+	  --fuzz-seconds N    how long each fuzz target runs (default: 10)
 	END
 }
 
@@ -384,12 +384,13 @@ asan_suites()
 	run_suites asan "$@"
 }
 
-# test_asan_begin - all but what wants the machine for itself
+# test_asan_begin - what wants the CPUs
 test_asan_begin()
 {
 	asan_begun=1
 	build_asan || return
 	asan_suites "$jobs" unit cli integration vmm
+	asan_suites 1 perf # figures mean nothing here
 }
 
 # test_asan_fault - which mostly waits for timeouts
@@ -403,7 +404,6 @@ test_asan()
 {
 	[ -n "$asan_begun" ] || test_asan_begin
 	[ -n "$asan_fault_done" ] || test_asan_fault
-	build_asan && asan_suites 1 perf
 }
 
 # tsan_suites SUITE... - under the thread sanitizer

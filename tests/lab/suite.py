@@ -57,8 +57,34 @@ def machines(build):
     slow = {"TERN_TEST_SLOWNESS": "4"}
     vmm = ["python3", f"{HERE}/../vmm/test_moves.py", f"{build}/src/vmm/tern-vm",
            f"{build}/tests/vmm/statetool", f"{build}/src/vmm"]
-    two = ["--vms", "2", "--b", f"python3 {HERE}/agent.py"]
+    two = ["--vms", "2", "--cpus", "1", "--b", f"python3 {HERE}/agent.py"]
     return [
+        # First what mostly waits, because others want the CPUs then (tests/run.sh).
+        Machine("wire", two, [*cases("case_wire", "bench", 180),
+                               *cases("case_wire", "point", 180)]),
+        # A machine that lost its power is of no use to the next test.
+        *(Machine(each.name.removeprefix("wire."), two, [each])
+          for each in cases("case_wire", "kill", 180)),
+        Machine("numa", ["--numa", "2", "--cpus", "4"], [
+            *cases("case_numa", "test"), *cases("case_device", "test"),
+            *cases("case_info", "test")]),
+        Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
+        Machine("bad", [], cases("case_bad", "test", 120)),
+        # KVM's dirty rings are as they should be here, whatever the host's are.  One CPU: two
+        # emulated ones that emulate a third take each other's time for many seconds.
+        Machine("kvm", ["--kvm", "--cpus", "1"], [
+            program("kvm-vm", 60, f"{build}/tests/unit/test_kvm_vm"),
+            program("dirty-kvm", 120, f"{build}/tests/unit/test_dirty_kvm"),
+            program("dirty-kvm-stress", 240, f"{build}/tests/unit/test_dirty_kvm_stress",
+                    TERN_TEST_SLOWNESS="20"),
+            program("kvm-migration", 200, f"{integration}/test_kvm", "tcp: *ring*", **slow),
+            program("vmm-rdma", 300, *vmm, "Moves.test_check_precopy", "Moves.test_check_hybrid",
+                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="1",
+                    TERN_TEST_VMM_DIRTY="ring",
+                    # A guest that writes all the time, on a CPU that it shares with who moves it.
+                    TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000}',
+                    **slow),
+        ]),
         Machine("one", ["--hugepages", "64"], [
             program("transport", 150, f"{integration}/test_transport", "rdma"),
             program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all"),
@@ -81,29 +107,4 @@ def machines(build):
             program("kill", 200, f"{fault}/test_kill", "rdma", "*killed*", **slow),
             *cases("case_bench", "test"),
         ]),
-        Machine("numa", ["--numa", "2", "--cpus", "4"], [
-            *cases("case_numa", "test"), *cases("case_device", "test"),
-            *cases("case_info", "test")]),
-        Machine("memory-node", ["--numa", "2", "--cpus", "1"], cases("case_numa", "cpuless")),
-        Machine("bad", [], cases("case_bad", "test", 120)),
-        # KVM's dirty rings are as they should be here, whatever the host's are.  One CPU: two
-        # emulated ones that emulate a third take each other's time for many seconds.
-        Machine("kvm", ["--kvm", "--cpus", "1"], [
-            program("kvm-vm", 60, f"{build}/tests/unit/test_kvm_vm"),
-            program("dirty-kvm", 120, f"{build}/tests/unit/test_dirty_kvm"),
-            program("dirty-kvm-stress", 240, f"{build}/tests/unit/test_dirty_kvm_stress",
-                    TERN_TEST_SLOWNESS="12"),
-            program("kvm-migration", 200, f"{integration}/test_kvm", "tcp: *ring*", **slow),
-            program("vmm-rdma", 300, *vmm, "Moves.test_check_precopy", "Moves.test_check_hybrid",
-                    TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="1",
-                    TERN_TEST_VMM_DIRTY="ring",
-                    # A guest that writes all the time, on a CPU that it shares with who moves it.
-                    TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000}',
-                    **slow),
-        ]),
-        Machine("wire", two, [*cases("case_wire", "bench", 180),
-                               *cases("case_wire", "point", 180)]),
-        # A machine that lost its power is of no use to the next test.
-        *(Machine(each.name.removeprefix("wire."), two, [each])
-          for each in cases("case_wire", "kill", 180)),
     ]

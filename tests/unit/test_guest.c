@@ -348,10 +348,15 @@ static void first_touches_are_timed_once_per_page(void **state)
 	p = moved(&cfg, 3000);
 	guest_first_touch(p.src, 0, &h);
 	assert_int_equal(h.nr, 0); /* it never came from anywhere */
-	guest_resume(p.dst);
-	wait_writes(p.dst, 10000);
-	guest_pause(p.dst);
-	guest_first_touch(p.dst, 0, &h);
+	/* Each vCPU has a part of its own, and may get less of the machine than the others. */
+	for (unsigned rounds = 0; rounds < 20; rounds++) {
+		guest_resume(p.dst);
+		wait_writes(p.dst, 10000);
+		guest_pause(p.dst);
+		guest_first_touch(p.dst, 0, &h);
+		if (h.nr >= cfg.working_set / PAGE)
+			break;
+	}
 	assert_int_equal(h.nr, cfg.working_set / PAGE);
 	assert_true(h.max_ns && histogram_percentile(&h, 500) <= h.max_ns);
 	guest_first_touch(p.dst, h.max_ns + h.max_ns / 8, &h);
