@@ -36,6 +36,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include "conn.h"
 #include "error.h"
@@ -45,6 +46,19 @@
 
 /* The staging buffer is offered once less than so much of the payload is left, bytes. */
 #define STAGE_NEAR (64u << 10)
+
+/*
+ * How much one recvmsg() takes at most, bytes: so much that it is back in RX_LONG_NS.
+ *
+ * A kernel without preemption gives the CPU to nobody else before it has copied all that is
+ * there, several MiB perhaps, to pages that it has to find first: a vCPU that shares the CPU
+ * stood still for 20 ms.  The time is that of the clock, so where others want the CPU it gets
+ * less at once.  After one that took long others have their turn (sched_yield(2)): without it
+ * they would have to wait for the timer's tick, 4 ms and often twice that.
+ */
+#define RX_LEAST (32u << 10)
+#define RX_MOST (1u << 20)
+#define RX_LONG_NS 400000u
 
 /* Limits of SO_RCVLOWAT while payload is awaited, bytes. */
 #define LOWAT_MIN (64u << 10)
@@ -86,20 +100,52 @@ static void rx_account(struct tcp_channel *ch, size_t n)
 	ch->stage_len += n - placed;
 }
 
-/* One recvmsg(), under place_lock.  As recvmsg(), with -errno; -ECANCELED if revoked. */
+/* Fit the size of a receive to what the last one, of @n bytes, took. */
+static void rx_fit(struct tcp_channel *ch, size_t n, uint64_t ns)
+{
+	ch->rx_was_long = ns > RX_LONG_NS / 2;
+	if (ns > RX_LONG_NS)
+		ch->rx_most = ch->rx_most / 2 > RX_LEAST ? ch->rx_most / 2 : RX_LEAST;
+	else if (n >= ch->rx_most && ns < RX_LONG_NS / 2)
+		ch->rx_most = ch->rx_most * 2 < RX_MOST ? ch->rx_most * 2 : RX_MOST;
+}
+
+/* recvmsg() into the first of @nr ranges at @iov.  As recvmsg(), with -errno. */
+static ssize_t rx_some(struct tcp_channel *ch, struct iovec *iov, size_t nr)
+{
+	struct msghdr msg = { .msg_iov = iov };
+	size_t room = ch->rx_most, last_len = 0;
+	struct iovec *last = NULL;
+
+	for (; msg.msg_iovlen < nr && room; msg.msg_iovlen++) {
+		last = &iov[msg.msg_iovlen];
+		last_len = last->iov_len;
+		if (last->iov_len > room)
+			last->iov_len = room;
+		room -= last->iov_len;
+	}
+	uint64_t begin = sock_now_ns();
+	ssize_t n = recvmsg(ch->fd, &msg, MSG_DONTWAIT);
+
+	if (n < 0)
+		n = -errno;
+	else
+		rx_fit(ch, (size_t)n, sock_now_ns() - begin);
+	if (last)
+		last->iov_len = last_len;
+	return n;
+}
+
+/* The same for what @ch expects, under place_lock; -ECANCELED if revoked. */
 static ssize_t rx_once(struct tcp_channel *ch, size_t want)
 {
-	struct msghdr msg = { 0 };
 	ssize_t n = -ECANCELED;
 
 	pthread_mutex_lock(&ch->place_lock);
 	if (!atomic_load(&ch->conn->revoked)) {
 		stage_prepare(ch, want, &ch->iov[ch->iov_nr]);
-		msg.msg_iov = &ch->iov[ch->iov_at];
-		msg.msg_iovlen = ch->iov_nr - ch->iov_at + (ch->payload_left < STAGE_NEAR);
-		n = recvmsg(ch->fd, &msg, MSG_DONTWAIT);
-		if (n < 0)
-			n = -errno;
+		n = rx_some(ch, &ch->iov[ch->iov_at],
+			    ch->iov_nr - ch->iov_at + (ch->payload_left < STAGE_NEAR));
 	}
 	pthread_mutex_unlock(&ch->place_lock);
 	return n;
@@ -147,6 +193,8 @@ static int rx_fill(struct tcp_channel *ch, size_t want, struct tern_error *err)
 		n = rx_once(ch, want);
 		if (n > 0) {
 			rx_account(ch, (size_t)n);
+			if (ch->rx_was_long)
+				sched_yield();
 			return 0;
 		}
 		if (n == -EINTR)

@@ -109,6 +109,7 @@ int conn_channels_alloc(struct tcp_conn *c, unsigned nr, struct tern_error *err)
 		v[i].conn = c;
 		v[i].fd = -1;
 		pthread_mutex_init(&v[i].place_lock, NULL);
+		v[i].rx_most = CHANNEL_RX_FIRST;
 	}
 	pthread_mutex_lock(&c->lock);
 	c->channels = v;

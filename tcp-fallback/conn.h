@@ -59,6 +59,9 @@ struct channel_figures {
 	_Atomic uint64_t bytes, writes, stalls, zerocopy_bytes, zerocopy_copied;
 };
 
+/* A receive takes so many bytes before it is known how quick they are, see channel_rx.c. */
+#define CHANNEL_RX_FIRST (128u << 10)
+
 struct tcp_channel {
 	struct transport_channel base;
 	struct tcp_conn *conn;
@@ -81,6 +84,8 @@ struct tcp_channel {
 	uint64_t payload_left; /* bytes of [iov_at, iov_nr) */
 	size_t stage_at, stage_len; /* unparsed bytes of stage */
 	int lowat; /* SO_RCVLOWAT now; 0: never set */
+	size_t rx_most; /* bytes of one recvmsg(); see channel_rx.c */
+	bool rx_was_long; /* the last one */
 	uint8_t stage[STAGE_MAX];
 };
 

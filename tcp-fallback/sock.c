@@ -25,12 +25,17 @@
 /* Buffer for UNIX sockets, which the kernel does not tune by itself, bytes. */
 #define SOCK_UNIX_BUFFER (4 << 20)
 
-int64_t sock_now_ms(void)
+uint64_t sock_now_ns(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+int64_t sock_now_ms(void)
+{
+	return (int64_t)(sock_now_ns() / 1000000);
 }
 
 int64_t sock_deadline(int timeout_ms)

@@ -17,6 +17,9 @@ struct uri;
 /* sock_now_ms - CLOCK_MONOTONIC in milliseconds. */
 int64_t sock_now_ms(void);
 
+/* sock_now_ns - CLOCK_MONOTONIC in nanoseconds. */
+uint64_t sock_now_ns(void);
+
 /* sock_deadline - @timeout_ms from now, or -1 for never if it is negative. */
 int64_t sock_deadline(int timeout_ms);
 
