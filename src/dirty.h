@@ -18,6 +18,7 @@
  * A page that was a hole at start() and is written later must be reported.
  */
 
+#include <stdbool.h>
 #include <tern/session.h>
 #include <tern/vm.h>
 
@@ -33,6 +34,8 @@ struct dirty {
 	void (*destroy)(void *opaque); /* NULL: caller's own callbacks */
 	const struct tern_error *why; /* the provider's own sentence on why start() or begin()
 				       * failed, if its code is not 0; NULL: it has none */
+	bool stop_can_wait; /* it keeps a CPU for long, 13 ms per GiB maybe, and need not be
+			     * soon once nobody writes any more; on any thread */
 };
 
 /*

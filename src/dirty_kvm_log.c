@@ -14,7 +14,7 @@
 /*
  * Dirty tracking by KVM's bitmaps, one per memory slot.
  *
- *	start	turn on the logs: KVM write-protects the slots; forget what is set already
+ *	start	turn on the logs; forget what is set already
  *	begin	KVM_GET_DIRTY_LOG of each slot, into the marks, where the VMM's own writes
  *		are (tern_session_mark_dirty())
  *	sync	report the marks
@@ -31,15 +31,20 @@
  * and the read is sent twice.  KVM_CLEAR_DIRTY_LOG works in either case and helps in both.
  * The provider need not know which one it is, and KVM would not tell.
  *
- * KVM_DIRTY_LOG_INITIALLY_SET would save the write-protection of everything at start(): all
- * bits are set then, and pages are protected as they are cleared.  But bits of holes are
- * set, too, and who reads a hole may allocate it.  Should the VMM have enabled it, start()
- * clears all that is set.  Nothing is lost by that: all pages that exist afterwards are sent
- * in the first round, and a write before the clearing made its page exist.
+ * Turning a log on write-protects all of its slot, with KVM's lock of the page tables held,
+ * which vCPUs need for their faults: 13 ms per GiB with shadow page tables.  With
+ * KVM_DIRTY_LOG_INITIALLY_SET all bits are set instead, and clearing them protects.  So
+ * start() clears them, in pieces between which a vCPU gets the lock.  Nothing is lost by
+ * that: all pages that exist afterwards are sent in the first round, and a write before the
+ * clearing made its page exist.  (Leaving the bits to clear() would do as well, but for holes:
+ * their bits are set, too, and who reads a hole may allocate it.)
  *
  * Writes that the processor has noted but KVM has not yet seen (Intel's PML) are with KVM
  * once the vCPU has left the guest, and KVM_GET_DIRTY_LOG makes it do so.
  */
+
+/* Pages of a log that start() clears at once: some 0.2 ms for a vCPU that needs the lock. */
+#define FORGET_PAGES 4096u
 
 struct kvm_log {
 	struct kvm_vm *vm;
@@ -47,7 +52,7 @@ struct kvm_log {
 	uint64_t *scratch; /* the log of a slot */
 	bool can_clear;
 	bool started;
-	struct tern_error why; /* session thread */
+	struct tern_error why;
 };
 
 /* get_log - the log of slot @s into the scratch map.  0 or -errno. */
@@ -101,10 +106,12 @@ static int forget_all(struct kvm_log *l)
 {
 	for (unsigned i = 0; i < l->vm->nr_slots; i++) {
 		const struct tern_kvm_slot *s = &l->vm->slots[i];
+		uint64_t pages = s->size / TERN_PAGE_SIZE;
 		int r = get_log(l, s);
 
-		if (!r && l->can_clear)
-			r = clear_log(l, s, 0, s->size / TERN_PAGE_SIZE, l->scratch);
+		for (uint64_t at = 0; !r && l->can_clear && at < pages; at += FORGET_PAGES)
+			r = clear_log(l, s, at, pages - at < FORGET_PAGES ? pages - at : FORGET_PAGES,
+				      l->scratch + at / BITMAP_WORD_BITS);
 		if (r)
 			return kvm_log_why(l, s, r);
 	}
@@ -258,6 +265,7 @@ int dirty_kvm_log_new(struct dirty *d, struct kvm_vm *vm, const struct region_li
 			     (unsigned long)KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) > 0;
 	*d = (struct dirty){
 		.kind = TERN_DIRTY_KVM_LOG,
+		.stop_can_wait = true,
 		.ops = {
 			.start = kvm_log_start,
 			.stop = kvm_log_stop,

@@ -223,6 +223,7 @@ int dirty_wp_async_new(struct dirty *d, const struct region_list *regions,
 		return ret;
 	}
 	d->kind = TERN_DIRTY_UFFD_WP_ASYNC;
+	d->stop_can_wait = true;
 	d->ops = (struct tern_dirty_ops){
 		.start = wp_async_start,
 		.stop = wp_async_stop,

@@ -356,6 +356,7 @@ int dirty_wp_sync_new(struct dirty *d, const struct region_list *regions,
 		return ret;
 	}
 	d->kind = TERN_DIRTY_UFFD_WP_SYNC;
+	d->stop_can_wait = true;
 	d->ops = (struct tern_dirty_ops){
 		.start = wp_sync_start,
 		.stop = wp_sync_stop,

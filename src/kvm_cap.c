@@ -58,15 +58,17 @@ int tern_kvm_enable_dirty_log(int vm_fd, struct tern_error *err)
 	r = cap_is_vm(vm_fd, what, err);
 	if (r)
 		return r;
-	if (!(cap_check(vm_fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &
-	      KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE))
+	int offered = cap_check(vm_fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+
+	if (!(offered & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE))
 		return error_session(err, -ENOSYS,
 				     "cannot enable %s: this kernel has no "
 				     "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2; use Linux 5.2 or newer, "
 				     "or do without: kvm-log works, at the guest's cost",
 				     what);
 	r = cap_enable(vm_fd, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-		       KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+		       KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+			       ((unsigned)offered & KVM_DIRTY_LOG_INITIALLY_SET));
 	return r ? error_session(err, r, "cannot enable %s: KVM_ENABLE_CAP gave %s", what,
 				 error_name(r))
 		 : 0;

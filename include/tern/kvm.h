@@ -21,9 +21,9 @@
  *		tern_kvm_enable_dirty_log()) reading it leaves it alone, and it is cleared in
  *		pieces, each just before it is sent.  Without, it works too: KVM then clears
  *		and write-protects a slot whenever it is read, so the guest faults more.
- *		KVM_DIRTY_LOG_INITIALLY_SET is of no use here, since with it holes look
- *		written: the library clears whatever is set when tracking begins.  What that
- *		costs is that KVM write-protects all slots at that moment.
+ *		Where KVM has KVM_DIRTY_LOG_INITIALLY_SET (Linux 5.7) that is enabled with it:
+ *		when tracking begins, slots are then write-protected in pieces, and no vCPU
+ *		has to wait for all of it.
  * kvm-ring	A ring per vCPU (Linux 5.11, x86; 6.2 elsewhere), which the library harvests.
  *		Costs what was written and not what there is, knows which vCPU writes, and can
  *		slow down one that writes too much (TERN_PARAM_VCPU_DIRTY_LIMIT).  The VM must
@@ -137,11 +137,12 @@ int tern_session_mark_dirty(struct tern_session *s, unsigned region, uint64_t of
 int tern_session_ring_full(struct tern_session *s, unsigned vcpu);
 
 /*
- * tern_kvm_enable_dirty_log - enable KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 of a VM.
+ * tern_kvm_enable_dirty_log - enable KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 of a VM, with
+ * KVM_DIRTY_LOG_INITIALLY_SET if the kernel has it.
  *
  * At any time, but not while a session is active.  From then on KVM_GET_DIRTY_LOG clears
- * nothing on any slot of the VM, which a VMM that reads logs by itself must know: that is
- * why the library does not do it unasked.
+ * nothing on any slot of the VM, and all of a slot is set when its log is turned on, which a
+ * VMM that reads logs by itself must know: that is why the library does not do it unasked.
  *
  * Returns 0; -ENOSYS (a kernel older than 5.2) or -errno, with the sentence in *@err unless
  * that is NULL.  Any thread.

@@ -32,15 +32,15 @@ static void enable(struct kvm_rig *rig)
 	const struct kvm_rig_variant *v = rig->variant;
 	struct kvm_enable_cap cap = {
 		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-		.args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET },
+		.args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE },
 	};
 	int r = 0;
 
-	if (v->how == KVM_RIG_MANUAL)
+	if (v->how == KVM_RIG_INITIALLY_SET)
 		r = tern_kvm_enable_dirty_log(rig->g->vm_fd, &rig->err);
 	else if (v->how == KVM_RIG_RING)
 		r = tern_kvm_enable_dirty_ring(rig->g->vm_fd, v->ring_entries, &rig->err);
-	else if (v->how == KVM_RIG_INITIALLY_SET)
+	else if (v->how == KVM_RIG_MANUAL)
 		r = ioctl(rig->g->vm_fd, KVM_ENABLE_CAP, &cap);
 	if (r)
 		fail_msg("%s: %d: %s", v->name, r, rig->err.message);
