@@ -433,7 +433,8 @@ static int load_state(struct destination *d, struct tern_error *err)
 		r = link_expect_silence(&s->link, "READY", err);
 	if (r)
 		return r;
-	struct wire_msg msg = { .type = WIRE_READY, .ready = { .load_ns = now_ns() - begin } };
+	d->ready_ns = now_ns();
+	struct wire_msg msg = { .type = WIRE_READY, .ready = { .load_ns = d->ready_ns - begin } };
 
 	return link_send(&s->link, &msg, err);
 }
@@ -489,8 +490,9 @@ void destination_stop_receivers(struct tern_session *s)
 }
 
 /* Run the guest; the only place that does so at a destination. */
-static int run_guest(struct tern_session *s, struct tern_error *err)
+static int run_guest(struct destination *d, struct tern_error *err)
 {
+	struct tern_session *s = d->s;
 	uint64_t begin = now_ns();
 
 	if (!s->postcopy) {
@@ -498,14 +500,22 @@ static int run_guest(struct tern_session *s, struct tern_error *err)
 		destination_stop_receivers(s); /* one may still be clearing pages for a ZERO */
 	}
 	session_ask(s);
+	s->resumed_at_ns = 0;
+	uint64_t asked = now_ns();
 	int r = s->vm.resume ? s->vm.resume(s->vm_opaque) : 0;
 
 	if (r < 0)
 		return error_session(err, r, "the destination VMM could not resume the guest: %s",
 				     session_reason(s, r));
+	uint64_t now = now_ns(), at = s->resumed_at_ns;
+
+	if (at < asked || at > now)
+		at = now;
 	struct wire_msg msg = {
 		.type = WIRE_STARTED,
-		.started = { .resume_ns = now_ns() - begin },
+		.started = { .resume_ns = at - begin,
+			     .since_ns = now - at,
+			     .waited_ns = begin - d->ready_ns },
 	};
 
 	link_send(&s->link, &msg, NULL);
@@ -517,15 +527,16 @@ static int run_guest(struct tern_session *s, struct tern_error *err)
 }
 
 /* Wait for GO and obey. */
-static int take_over(struct tern_session *s, struct tern_error *err)
+static int take_over(struct destination *d, struct tern_error *err)
 {
+	struct tern_session *s = d->s;
 	struct wire_msg msg;
 	int r = session_expect(s, WIRE_GO, &msg, patience(s), err);
 
 	if (!r)
 		r = accept_go(s, err);
 	if (!r)
-		r = run_guest(s, err);
+		r = run_guest(d, err);
 	return r;
 }
 
@@ -628,7 +639,7 @@ static int migrate_in(struct destination *d, struct tern_error *err)
 	if (!r)
 		r = load_state(d, err);
 	if (!r)
-		r = take_over(s, err);
+		r = take_over(d, err);
 	return r;
 }
 

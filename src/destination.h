@@ -31,6 +31,7 @@ struct destination {
 	uint64_t missing_pages; /* in all MISSING */
 	struct tern_state_writer state; /* what arrived of the device state */
 	bool state_complete;
+	uint64_t ready_ns; /* READY was sent then */
 };
 
 /*

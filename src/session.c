@@ -38,7 +38,10 @@ int session_new_with(enum tern_role role, struct topology *topology, struct tern
 	s->topology = topology;
 	s->stats.device_node = TERN_NODE_ANY;
 	s->postcopy_stats = calloc(1, sizeof(*s->postcopy_stats));
-	if (!s->postcopy_stats) {
+	int r = s->postcopy_stats && role == TERN_SOURCE ? source_new(s) : 0;
+
+	if (!s->postcopy_stats || r) {
+		free(s->postcopy_stats);
 		free(s);
 		return -ENOMEM;
 	}
@@ -46,8 +49,6 @@ int session_new_with(enum tern_role role, struct topology *topology, struct tern
 		s->final_channels[i].buffer_node = TERN_NODE_ANY;
 		s->final_channels[i].completion_vector = -1;
 	}
-	int r;
-
 	s->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->cancel_fd < 0) {
 		r = -errno;
@@ -67,6 +68,7 @@ fini_event_lock:
 close_cancel:
 	close(s->cancel_fd);
 free_session:
+	source_delete(s);
 	free(s->postcopy_stats);
 	free(s);
 	return r;
@@ -115,6 +117,7 @@ void tern_session_delete(struct tern_session **sp)
 	if (s->started)
 		pthread_join(s->thread, NULL);
 	session_announce_end(s);
+	source_delete(s);
 	if (s->listener)
 		s->listener->ops->listener_close(s->listener);
 	region_list_fini(&s->regions);

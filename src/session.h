@@ -53,6 +53,7 @@ struct session_times {
 struct cpus;
 struct kvm_vm;
 struct sender;
+struct source;
 struct receiver;
 struct placement;
 struct faults;
@@ -75,6 +76,7 @@ struct tern_session {
 	bool has_user_dirty;
 	void *dirty_opaque;
 	struct kvm_vm *kvm; /* source: as described; NULL: not */
+	struct source *source; /* source: the session thread's, until it has ended */
 	tern_event_fn *event;
 	void *event_opaque;
 	struct topology *topology;
@@ -90,6 +92,7 @@ struct tern_session {
 	pthread_t thread;
 	pthread_t announcer;     /* session thread; … */
 	bool announces;          /* … there is one */
+	uint64_t resumed_at_ns; /* session thread: by the VMM's word; 0: it has not said */
 	char reason[TERN_REASON_MAX + 1]; /* session thread: why a callback failed; "": unknown */
 	pthread_mutex_t event_lock;
 
@@ -294,6 +297,14 @@ void session_close_link(struct tern_session *s);
 
 /* session_add_round - remember the figures of a round. */
 void session_add_round(struct tern_session *s, const struct tern_round_stats *round);
+
+/*
+ * source_new - what the role source needs; 0 or -ENOMEM.
+ * source_delete - the session thread has ended.  Stops what tracks writes, if that was left
+ * to this moment.
+ */
+int source_new(struct tern_session *s);
+void source_delete(struct tern_session *s);
 
 /* The two roles; called on the session thread. */
 void source_run(struct tern_session *s);

@@ -73,6 +73,11 @@ int tern_session_add_notifier(struct tern_session *s, tern_notifier_fn *fn, void
 	return 0;
 }
 
+void tern_session_resumed_at(struct tern_session *s, uint64_t monotonic_ns)
+{
+	s->resumed_at_ns = monotonic_ns;
+}
+
 void tern_session_explain(struct tern_session *s, const char *reason)
 {
 	snprintf(s->reason, sizeof(s->reason), "%s", reason ? reason : "");

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "blockers.h"
@@ -193,6 +194,18 @@ void source_stop_workers(struct source *src)
 	sender_stop(&sender);
 }
 
+/* Track no more, if it was tracked. */
+static void stop_tracking(struct source *src)
+{
+	if (src->tracking)
+		src->dirty.ops.stop(src->dirty.opaque);
+	if (src->has_dirty)
+		dirty_fini(&src->dirty);
+	if (src->has_populated)
+		populated_fini(&src->populated);
+	src->tracking = src->has_dirty = src->has_populated = false;
+}
+
 /* Stop threads and free what the migration made. */
 static void tear_down(struct source *src)
 {
@@ -210,12 +223,9 @@ static void tear_down(struct source *src)
 	s->pusher = NULL;
 	monitor_unlock(&s->mon);
 	pusher_delete(&pusher);
-	if (src->tracking)
-		src->dirty.ops.stop(src->dirty.opaque);
-	if (src->has_dirty)
-		dirty_fini(&src->dirty);
-	if (src->has_populated)
-		populated_fini(&src->populated);
+	/* A guest that has gone may run at a destination on this very host. */
+	if (s->outcome != TERN_OUTCOME_DESTINATION || !src->dirty.stop_can_wait)
+		stop_tracking(src);
 	blockers_end(s->blockers);
 	monitor_lock(&s->mon);
 	s->ended = true;
@@ -240,49 +250,67 @@ static void complete(struct tern_session *s)
 	session_end(s, TERN_STATE_COMPLETED, TERN_OUTCOME_DESTINATION);
 }
 
+int source_new(struct tern_session *s)
+{
+	s->source = calloc(1, sizeof(*s->source));
+	if (!s->source)
+		return -ENOMEM;
+	s->source->s = s;
+	return 0;
+}
+
+void source_delete(struct tern_session *s)
+{
+	if (!s->source)
+		return;
+	stop_tracking(s->source);
+	free(s->source);
+	s->source = NULL;
+}
+
 void source_run(struct tern_session *s)
 {
-	struct source src = { .s = s };
+	struct source *src = s->source;
 	struct tern_error err;
 
 	error_clear(&err);
 	int r = session_notify(s, TERN_NOTICE_SETUP, &err);
 
 	if (!r)
-		r = prepare_local(&src, &err);
+		r = prepare_local(src, &err);
 	if (!r)
 		r = handshake_source_begin(s, &err);
 	if (!r) /* while the destination compares the regions */
-		r = source_start_workers(&src, &err);
+		r = source_start_workers(src, &err);
 	if (!r)
-		r = start_tracking(&src, &err);
+		r = start_tracking(src, &err);
 	if (!r)
 		r = handshake_source_end(s, &err);
 	if (!r) {
 		session_set_state(s, TERN_STATE_ACTIVE);
-		r = precopy_run(&src, &err);
+		r = precopy_run(src, &err);
 	}
 	if (!r)
-		r = switchover_run(&src, &err);
+		r = switchover_run(src, &err);
 	if (s->point_of_no_return && s->postcopy && !(r && peer_cannot_run(s))) {
 		struct tern_error lost = err;
 
 		error_clear(&err);
-		r = postcopy_run(&src, r ? &lost : NULL, &err);
+		r = postcopy_run(src, r ? &lost : NULL, &err);
 		if (r) {
 			session_notify(s, TERN_NOTICE_FAILED, NULL);
 			session_end(s, TERN_STATE_FAILED,
-				    src.started ? TERN_OUTCOME_DESTINATION :
+				    src->started ? TERN_OUTCOME_DESTINATION :
 						  TERN_OUTCOME_UNKNOWN);
-			tear_down(&src);
+			tear_down(src);
 			return;
 		}
 	}
 	if (!r)
 		complete(s);
 	else if (s->point_of_no_return)
-		stay_paused(&src, &err);
+		stay_paused(src, &err);
 	else
-		back_out(&src, &err);
-	tear_down(&src);
+		back_out(src, &err);
+	tear_down(src);
 }

@@ -21,8 +21,10 @@
  * outcome is unknown, and only somebody who can see both hosts can tell.
  *
  * The ledger gives each step its time.  The two clocks are never compared: the
- * destination reports durations (load, resume), and what remains of a round trip is
- * the wire's; GO's way is taken as half of the round trip GO-STARTED.
+ * destination reports durations (load, resume, and how long the guest ran before STARTED),
+ * and what remains of a round trip is the wire's.  GO's way is taken as half of what READY
+ * and GO took, which the destination has measured; not as half of GO and STARTED, because
+ * STARTED may be late: the guest has the CPU by then.
  */
 #include "source.h"
 
@@ -176,6 +178,8 @@ static int hand_over(struct source *src, struct lap *l, struct tern_error *err)
 
 	if (r)
 		return r;
+	uint64_t think = now_ns() - l->last;
+
 	r = link_send_empty(&s->link, WIRE_GO, err);
 	if (!r)
 		r = session_expect(s, WIRE_STARTED, &msg, patience(s), err);
@@ -184,9 +188,11 @@ static int hand_over(struct source *src, struct lap *l, struct tern_error *err)
 
 	uint64_t now = now_ns(), all = now - l->last;
 	uint64_t resume = min_u64(msg.started.resume_ns, all);
+	uint64_t since = min_u64(msg.started.since_ns, all - resume);
+	uint64_t ways = msg.started.waited_ns > think ? msg.started.waited_ns - think : 0;
 
 	charge(s, TERN_LEDGER_RESUME, resume);
-	charge(s, TERN_LEDGER_READY_GO, (all - resume) / 2);
+	charge(s, TERN_LEDGER_READY_GO, min_u64(think + ways / 2, all - resume - since));
 	if (s->postcopy) /* there is more to come */
 		return 0;
 	monitor_lock(&s->mon);

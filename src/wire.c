@@ -158,6 +158,8 @@ static const struct field ready_fields[] = {
 
 static const struct field started_fields[] = {
 	INT(U64, struct wire_started, resume_ns, 0, UINT64_MAX),
+	INT(U64, struct wire_started, since_ns, 0, UINT64_MAX),
+	INT(U64, struct wire_started, waited_ns, 0, UINT64_MAX),
 	END,
 };
 

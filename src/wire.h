@@ -145,6 +145,8 @@ struct wire_ready {
 
 struct wire_started {
 	uint64_t resume_ns;
+	uint64_t since_ns;
+	uint64_t waited_ns;
 };
 
 struct wire_error {

@@ -337,6 +337,16 @@ int tern_session_add_notifier(struct tern_session *s, tern_notifier_fn *fn, void
 void tern_session_explain(struct tern_session *s, const char *reason);
 
 /*
+ * tern_session_resumed_at - when the guest began to run, in nanoseconds of CLOCK_MONOTONIC.
+ *
+ * For resume() at the destination, on the thread that it is called on.  Without it the
+ * downtime ends when resume() returns; a resume() that waits until vCPUs run may be late to
+ * be told so, because they have its CPU.  A time before the call or after its return is not
+ * believed.  Never blocks.
+ */
+void tern_session_resumed_at(struct tern_session *s, uint64_t monotonic_ns);
+
+/*
  * tern_session_set_blockers - source: do not migrate while something forbids it.
  *
  * See <tern/blockers.h>.  @b must outlive the session; NULL takes it back.  Returns 0, or

@@ -321,12 +321,12 @@ def _vm_dirty():
 
 
 def _vm_idle():
-    entries = _vm_entries((("tern", "log"), ("tern uffd", "uffd")), options={"halt": 4000},
+    entries = _vm_entries((("tern", "log"), ("tern uffd", "uffd")), options={"halt": 1000},
                           downtime_ms=5)
     others = _labels(entries[2:])
     return Scenario(
         "vm-idle-1g", "a guest under KVM with 1 GiB of random content, which halts and looks at "
-        "its clock 4000 times a second; precopy, downtime limit 5 ms", GIB, entries,
+        "its clock 1000 times a second; precopy, downtime limit 5 ms", GIB, entries,
         [Limit("tern", "gap_ms", 5, unit="ms"), Limit("tern uffd", "gap_ms", 5, unit="ms"),
          Ratio("tern", others), Ratio("tern", others, inverse=True, metric="gap_ms")],
         quick_scale=1 / 8, group="vm", ledger=True)

@@ -10,8 +10,10 @@ thread here reads, giving each line the time of its arrival.
     guest     ···|line·····|line··[ gap ]···|line·····   gaps by the guest's clock
     VMM                    STOP ┄┄┄┄┄ RESUME             events by the host's clock
 
-The smallest difference between a line's arrival and the guest's clock when it had
-printed it (the next line says how long that took) connects the two clocks.  It is taken before and after the move: by how
+The difference between a line's arrival and the guest's clock when it had printed it (the
+next line says how long that took) connects the two clocks: a quarter of the lines have a
+smaller one, since a line may come late, and a guest that loses its CPU right behind a line
+takes it for longer to print than it was.  It is taken before and after the move: by how
 much it grows the guest's clock stood still, which a VMM may let it do and the guest
 cannot see.  That is added to the gap.  The gap of the switchover is the one that goes on
 shortly after STOP, when the vCPUs have stopped; if there is none, the guest was printing
@@ -133,7 +135,7 @@ def gaps_seen(lines, begin, stop, resume):
     after = [apart for arrival, apart in printed if arrival > resume]
     if not before or not after:
         raise PeerError("the guest printed nothing before or nothing after the switchover")
-    first, then = min(before), min(after)
+    first, then = sorted(before)[len(before) // 4], sorted(after)[len(after) // 4]
     lost = then - first if then - first > NOISE_MS * 1000 else 0
     within = stop + min(AFTER_STOP_US, (resume - stop) / 2)
     gaps = [(end + first - length, end + then, length)

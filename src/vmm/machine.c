@@ -143,7 +143,7 @@ int machine_new(const struct machine_config *cfg, struct machine **out, struct t
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->wake, &attr);
-	pthread_cond_init(&m->idle, &attr);
+	pthread_cond_init(&m->moved, &attr);
 	pthread_cond_init(&m->throttled, &attr);
 	pthread_condattr_destroy(&attr);
 	serial_init(&m->serial, cfg->serial_fd);
@@ -196,7 +196,7 @@ void machine_delete(struct machine **mp)
 	serial_fini(&m->serial);
 	ram_fini(&m->ram);
 	pthread_cond_destroy(&m->wake);
-	pthread_cond_destroy(&m->idle);
+	pthread_cond_destroy(&m->moved);
 	pthread_cond_destroy(&m->throttled);
 	pthread_mutex_destroy(&m->lock);
 	free(m->supported);
@@ -235,9 +235,9 @@ bool machine_pause(struct machine *m, int timeout_ms)
 	pthread_cond_broadcast(&m->wake); /* for those that the throttle lets sleep */
 	while (any_inside(m) && !late) {
 		if (timeout_ms < 0)
-			pthread_cond_wait(&m->idle, &m->lock);
+			pthread_cond_wait(&m->moved, &m->lock);
 		else
-			late = pthread_cond_timedwait(&m->idle, &m->lock, &until);
+			late = pthread_cond_timedwait(&m->moved, &m->lock, &until);
 	}
 	stopped = !any_inside(m);
 	pthread_mutex_unlock(&m->lock);
@@ -246,18 +246,35 @@ bool machine_pause(struct machine *m, int timeout_ms)
 	return stopped;
 }
 
+/* Are all vCPUs in or about KVM_RUN, unless a throttle lets them sleep?  m->lock is held. */
+static bool all_inside(const struct machine *m)
+{
+	for (unsigned i = 0; i < m->nr_vcpus; i++)
+		if (!m->vcpus[i].inside && !m->throttle)
+			return false;
+	return true;
+}
+
 int machine_resume(struct machine *m)
 {
-	int ret = 0;
-
 	pthread_mutex_lock(&m->lock);
-	if (m->crashed)
-		ret = -EIO;
-	else
-		m->running = true;
+	m->running = !m->crashed;
 	pthread_cond_broadcast(&m->wake);
+	while (m->running && !all_inside(m))
+		pthread_cond_wait(&m->moved, &m->lock);
+	int ret = m->crashed ? -EIO : 0;
+
 	pthread_mutex_unlock(&m->lock);
 	return ret;
+}
+
+uint64_t machine_resumed_ns(struct machine *m)
+{
+	pthread_mutex_lock(&m->lock);
+	uint64_t ns = m->resumed_ns;
+
+	pthread_mutex_unlock(&m->lock);
+	return ns;
 }
 
 bool machine_is_running(struct machine *m)

@@ -78,8 +78,9 @@ struct machine {
 
 	pthread_mutex_t lock; /* guards what follows and vcpu.inside */
 	pthread_cond_t wake; /* running or quit have changed */
-	pthread_cond_t idle; /* a vCPU has come out */
+	pthread_cond_t moved; /* a vCPU has gone in or come out */
 	bool running, quit, crashed;
+	uint64_t resumed_ns; /* CLOCK_MONOTONIC: when the last vCPU went in */
 	unsigned throttle; /* percent */
 	pthread_cond_t throttled; /* it has changed, or quit has; for the throttle's thread */
 	pthread_t throttler;
@@ -108,8 +109,16 @@ void machine_delete(struct machine **mp);
  */
 bool machine_pause(struct machine *m, int timeout_ms);
 
-/* machine_resume - let them run.  -EIO: the guest has crashed. */
+/*
+ * machine_resume - let all vCPUs run, and wait until they do: whoever measures how long the
+ * guest stood still does not miss the time that a thread waits for a CPU.
+ *
+ * 0, or -EIO if the guest has crashed.  Any thread but a vCPU's.
+ */
 int machine_resume(struct machine *m);
+
+/* machine_resumed_ns - when all vCPUs ran, after machine_resume(); CLOCK_MONOTONIC. */
+uint64_t machine_resumed_ns(struct machine *m);
 
 /*
  * machine_throttle - let each vCPU run only 100 - @percent percent of the time (throttle.c).

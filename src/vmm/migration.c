@@ -119,6 +119,8 @@ static int vm_resume(void *opaque)
 	v->state = g->wants_to_run ? RUN_RUNNING : RUN_PAUSED;
 	if (g->wants_to_run)
 		ret = machine_resume(v->machine);
+	if (g->wants_to_run && !ret)
+		tern_session_resumed_at(g->session, machine_resumed_ns(v->machine));
 	if (ret)
 		v->state = RUN_INTERNAL_ERROR;
 	pthread_mutex_unlock(&v->lock);

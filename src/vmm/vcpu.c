@@ -80,7 +80,7 @@ static bool enter(struct vcpu *v)
 again:
 	if (v->inside && !m->running) {
 		v->inside = false;
-		pthread_cond_broadcast(&m->idle);
+		pthread_cond_broadcast(&m->moved);
 	}
 	while (!m->running && !m->quit)
 		pthread_cond_wait(&m->wake, &m->lock);
@@ -88,9 +88,14 @@ again:
 	if (!m->running && !m->quit)
 		goto again; /* it was paused meanwhile */
 	go = !m->quit;
-	v->inside = go;
-	if (go)
+	if (go) {
 		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELEASE);
+		if (!v->inside) {
+			m->resumed_ns = cli_now_ns();
+			pthread_cond_broadcast(&m->moved);
+		}
+	}
+	v->inside = go;
 	pthread_mutex_unlock(&m->lock);
 	return go;
 }
@@ -157,6 +162,17 @@ static void handle_exit(struct vcpu *v)
 	}
 }
 
+/*
+ * Have KVM do now what it does at the first KVM_RUN of a virtual machine, such as making a
+ * thread of its own, instead of while a guest that has been moved waits for it.  Nothing of
+ * the guest runs: KVM_RUN looks at immediate_exit first.
+ */
+static void warm_up(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	(void)ioctl(v->fd, KVM_RUN, 0);
+}
+
 /* The thread. */
 static void *vcpu_main(void *opaque)
 {
@@ -167,6 +183,7 @@ static void *vcpu_main(void *opaque)
 	sigfillset(&set);
 	sigdelset(&set, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &set, NULL);
+	warm_up(v);
 	while (enter(v)) {
 		int r;
 

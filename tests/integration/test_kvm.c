@@ -6,10 +6,12 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/kvm.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #include "lane.h"
@@ -186,6 +188,15 @@ static void finish(struct move *m, struct tern_stats *st)
 	assert_int_equal(kvm_rig_differing(m->rig), 0);
 }
 
+/* log_is_on - does KVM keep a log of the guest's first slot? */
+static bool log_is_on(const struct move *m)
+{
+	static uint64_t map[KVM_RIG_PAGES / 64 + 1];
+	struct kvm_dirty_log log = { .slot = m->rig->slots[0].slot, .dirty_bitmap = map };
+
+	return !ioctl(m->rig->g->vm_fd, KVM_GET_DIRTY_LOG, &log);
+}
+
 static void moves_with_log(void **state)
 {
 	struct tern_vcpu_stats v;
@@ -196,6 +207,10 @@ static void moves_with_log(void **state)
 	move_go(&m);
 	finish(&m, &st);
 	assert_int_equal(tern_session_vcpu_stats(m.s, 0, &v, sizeof(v)), -ENOENT);
+	/* Turning it off would take a CPU from the guest, if that is on this host now. */
+	assert_true(log_is_on(&m));
+	tern_session_delete(&m.s);
+	assert_false(log_is_on(&m));
 	move_end(&m);
 }
 

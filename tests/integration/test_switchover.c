@@ -354,6 +354,57 @@ static void postcopy_in_precopy_mode(void **state)
 	rig_fini(&r);
 }
 
+/* ------------------------------------------------------------ end of the downtime */
+
+enum { LATE_MS = 300 };
+
+/* resume() of the destination takes LATE_MS; does it say when the guest began to run? */
+struct late {
+	struct rig *rig;
+	bool says;
+	int64_t off_ns; /* by how much that is wrong */
+};
+
+static void late_resume(void *opaque)
+{
+	const struct late *l = opaque;
+	uint64_t at = now_ns();
+
+	usleep(LATE_MS * 1000);
+	if (l->says)
+		tern_session_resumed_at(l->rig->d, at + (uint64_t)l->off_ns);
+}
+
+/* What the source's ledger has for the resumption, ns. */
+static uint64_t resumption_of(void **state, bool says, int64_t off_ns)
+{
+	struct tern_stats st;
+	struct rig r;
+	struct late l = { .rig = &r, .says = says, .off_ns = off_ns };
+
+	calm_rig(&r, state);
+	r.dst.on_resume = late_resume;
+	r.dst.hook_opaque = &l;
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	tern_session_stats(r.s, &st, sizeof(st));
+	assert_int_equal(ledger_sum(&st), st.downtime_ns);
+	rig_fini(&r);
+	return st.ledger_ns[TERN_LEDGER_RESUME];
+}
+
+static void word_of_resumption(void **state)
+{
+	const int64_t late_ns = LATE_MS * 1000000ll, far_ns = 3600 * 1000000000ll;
+
+	assert_true(resumption_of(state, true, 0) < (uint64_t)late_ns);
+	assert_true(resumption_of(state, false, 0) >= (uint64_t)late_ns);
+	/* Not believed. */
+	assert_true(resumption_of(state, true, -far_ns) >= (uint64_t)late_ns);
+	assert_true(resumption_of(state, true, far_ns) >= (uint64_t)late_ns);
+}
+
 /* ------------------------------------------------------------------- notifiers */
 
 struct listener {
@@ -605,6 +656,7 @@ int main(int argc, char **argv)
 		LANE_CASE(never_acknowledged),
 		LANE_CASE(postcopy_when_asked),
 		LANE_CASE(postcopy_in_precopy_mode),
+		LANE_CASE(word_of_resumption),
 		LANE_CASE(notices_in_order),
 		LANE_CASE(a_notifier_refuses),
 		LANE_CASE(blocked_and_not),

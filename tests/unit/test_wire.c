@@ -67,6 +67,8 @@ static void sample(enum wire_type type, struct wire_msg *m)
 		break;
 	case WIRE_STARTED:
 		m->started.resume_ns = 89;
+		m->started.since_ns = 97;
+		m->started.waited_ns = 101;
 		break;
 	case WIRE_ERROR:
 		m->error = (struct wire_error){ -EPROTO, TERN_SCOPE_CHANNEL, 1, 5, "oops!" };
