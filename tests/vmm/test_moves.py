@@ -19,9 +19,11 @@ MOVES = int(os.environ.get("TERN_TEST_VMM_MOVES", "6"))
 class Moves(Case):
     """A guest moves back and forth; it misses nothing, and its RAM is right."""
 
-    def back_and_forth(self, mode, *args, moves=MOVES):
+    def back_and_forth(self, modes, *args, moves=MOVES):
+        """In each of the modes (separated by spaces) in turn."""
         a, b = self.pair(*args)
-        for _ in range(moves):
+        for i in range(moves):
+            mode = modes.split()[i % len(modes.split())]
             self.serial.wait_more()
             source, _ = a.migrate_to(b, mode=mode)
             self.assertEqual(a.status(), "postmigrate")
@@ -49,6 +51,9 @@ class Moves(Case):
 
     def test_check_hybrid(self):
         self.back_and_forth("hybrid", "--guest", "check")
+
+    def test_check_mixed(self):
+        self.back_and_forth("precopy postcopy hybrid", "--guest", "check")
 
     def test_dirty_hybrid(self):
         self.back_and_forth("hybrid", "--guest", "dirty", moves=2)
