@@ -110,7 +110,8 @@ static int forget_all(struct kvm_log *l)
 		int r = get_log(l, s);
 
 		for (uint64_t at = 0; !r && l->can_clear && at < pages; at += FORGET_PAGES)
-			r = clear_log(l, s, at, pages - at < FORGET_PAGES ? pages - at : FORGET_PAGES,
+			r = clear_log(l, s, at,
+				      pages - at < FORGET_PAGES ? pages - at : FORGET_PAGES,
 				      l->scratch + at / BITMAP_WORD_BITS);
 		if (r)
 			return kvm_log_why(l, s, r);

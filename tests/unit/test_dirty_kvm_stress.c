@@ -34,7 +34,8 @@ enum {
 };
 
 static const struct kvm_rig_variant log_plain = { "plain", KVM_RIG_PLAIN, 0, 2 };
-static const struct kvm_rig_variant log_initially_set = { "initially set", KVM_RIG_INITIALLY_SET, 0, 3 };
+static const struct kvm_rig_variant log_initially_set = { "initially set", KVM_RIG_INITIALLY_SET, 0,
+							  3 };
 static const struct kvm_rig_variant ring = { "ring", KVM_RIG_RING, 4096, 3 };
 static const struct kvm_rig_variant ring_small = { "small ring", KVM_RIG_RING, 1024, 2 };
 static const struct kvm_rig_variant ring_smallest = { "smallest ring", KVM_RIG_RING, 256, 2 };
