@@ -34,6 +34,7 @@ enum {
 };
 
 static const struct kvm_rig_variant log_plain = { "plain", KVM_RIG_PLAIN, 0, 2 };
+static const struct kvm_rig_variant log_manual = { "manual", KVM_RIG_MANUAL, 0, 3 };
 static const struct kvm_rig_variant log_initially_set = { "initially set", KVM_RIG_INITIALLY_SET, 0,
 							  3 };
 static const struct kvm_rig_variant ring = { "ring", KVM_RIG_RING, 4096, 3 };
@@ -207,6 +208,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_replica, log_plain),
+		T(test_replica, log_manual),
 		T(test_replica, log_initially_set),
 		T(test_replica, ring),
 		T(test_replica, ring_small),
