@@ -325,6 +325,12 @@ long control_recv(struct transport_conn *conn, void *buf, size_t cap, int timeou
 			waited = pthread_cond_timedwait(&c->ctl.cond, &c->ctl.lock, &ts);
 		pthread_mutex_unlock(&c->ctl.lock);
 	}
+	if (n == -EAGAIN) { /* the pump may not have run since a message came */
+		peek(c);
+		pthread_mutex_lock(&c->ctl.lock);
+		n = recv_now(c, buf, cap, err);
+		pthread_mutex_unlock(&c->ctl.lock);
+	}
 	spin_adapt(&c->ctl.spin, verbs_now_ns() - begin);
 	if (n == -EAGAIN)
 		return error_session(err, -ETIMEDOUT,

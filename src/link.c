@@ -65,15 +65,9 @@ static void handle_cancel(struct link *l)
 /* Wait until the queue has room; false if the link has to stop. */
 static bool wait_for_room(struct link *l)
 {
-	bool waited = false;
-
 	monitor_lock(l->mon);
-	while (l->count == LINK_QUEUE && !l->stop && !l->dead && !l->draining) {
+	while (l->count == LINK_QUEUE && !l->stop && !l->dead && !l->draining)
 		monitor_wait(l->mon, NEVER_NS);
-		waited = true;
-	}
-	if (waited) /* that time was not the peer's silence */
-		l->last_rx_ns = now_ns();
 	bool go_on = !l->stop && !l->dead;
 
 	monitor_unlock(l->mon);
@@ -95,10 +89,8 @@ static int handle_wanted(struct link *l, const struct wire_wanted *w, struct ter
 	int (*fn)(void *opaque, const struct wire_wanted *w, struct tern_error *err);
 
 	monitor_lock(l->mon);
-	while (l->wanted_soon && !l->stop) {
+	while (l->wanted_soon && !l->stop)
 		monitor_wait(l->mon, NEVER_NS);
-		l->last_rx_ns = now_ns(); /* that time was not the peer's silence */
-	}
 	fn = l->wanted;
 	void *opaque = l->wanted_opaque;
 	bool stop = l->stop;
@@ -167,55 +159,60 @@ static int link_handle(struct link *l, const uint8_t *buf, size_t len, struct wi
 	return 0;
 }
 
+/* When this side has to say something. */
+static uint64_t ping_at(struct link *l, unsigned timeout_ms)
+{
+	pthread_mutex_lock(&l->send_lock);
+	uint64_t at = l->last_tx_ns + timeout_ms / 3 * 1000000ull;
+
+	pthread_mutex_unlock(&l->send_lock);
+	return at;
+}
+
 /* How long recv() may wait before keep-alive has something to do, ms. */
-static int link_patience(struct link *l, unsigned timeout_ms, uint64_t last_tx)
+static unsigned link_patience(struct link *l, unsigned timeout_ms)
 {
 	uint64_t now = now_ns();
-	uint64_t ping_at = last_tx + timeout_ms / 3 * 1000000ull;
-	uint64_t dead_at = l->last_rx_ns + timeout_ms * 1000000ull;
-	uint64_t next = ping_at < dead_at ? ping_at : dead_at;
+	uint64_t ping = ping_at(l, timeout_ms);
+	uint64_t dead = now + timeout_ms * 1000000ull - l->silence_ns;
+	uint64_t next = ping < dead ? ping : dead;
 
-	return next <= now ? 0 : (int)((next - now) / 1000000u + 1);
+	return next <= now ? 0 : (unsigned)((next - now) / 1000000u + 1);
 }
 
 /* Send PING if this side was silent for long; -ETIMEDOUT if the peer was. */
 static int link_keep_alive(struct link *l, unsigned timeout_ms, struct tern_error *err)
 {
-	uint64_t now = now_ns();
-
-	if (now - l->last_rx_ns >= timeout_ms * 1000000ull)
+	if (l->silence_ns >= timeout_ms * 1000000ull)
 		return error_session(err, -ETIMEDOUT,
 				     "the peer was silent for %u ms (peer-timeout): its process "
 				     "hangs, or the network is cut",
 				     timeout_ms);
-	pthread_mutex_lock(&l->send_lock);
-	bool quiet = now >= l->last_tx_ns + timeout_ms / 3 * 1000000ull;
-
-	pthread_mutex_unlock(&l->send_lock);
-	return quiet ? link_send_empty(l, WIRE_PING, err) : 0;
+	return now_ns() >= ping_at(l, timeout_ms) ? link_send_empty(l, WIRE_PING, err) : 0;
 }
 
 /* One turn of the receiver: a message, or keep-alive.  1: the peer closed. */
 static int link_turn(struct link *l, uint8_t *buf, struct wire_msg *msg, struct tern_error *err)
 {
 	unsigned timeout_ms = link_timeout(l);
-
-	pthread_mutex_lock(&l->send_lock);
-	uint64_t last_tx = l->last_tx_ns;
-
-	pthread_mutex_unlock(&l->send_lock);
-	long n = l->conn->ops->recv(l->conn, buf, TRANSPORT_MSG_MAX,
-				    link_patience(l, timeout_ms, last_tx), err);
+	unsigned patience_ms = link_patience(l, timeout_ms);
+	uint64_t patience = patience_ms * 1000000ull;
+	uint64_t begin = now_ns();
+	long n = l->conn->ops->recv(l->conn, buf, TRANSPORT_MSG_MAX, (int)patience_ms, err);
 
 	if (n == -ETIMEDOUT) {
+		/* What is beyond the limit of recv(), this side has overslept. */
+		uint64_t waited = now_ns() - begin;
+
 		error_clear(err);
+		l->silence_ns += waited < patience ? waited : patience;
 		return link_keep_alive(l, timeout_ms, err);
 	}
 	if (n < 0)
 		return (int)n;
 	if (n == 0)
 		return 1;
-	l->last_rx_ns = now_ns();
+	l->silence_ns = 0;
 	return link_handle(l, buf, (size_t)n, msg, err);
 }
 
@@ -251,7 +248,7 @@ int link_start(struct link *l, struct monitor *mon, struct transport_conn *conn,
 	l->conn = conn;
 	l->role = role;
 	l->peer_timeout_ms = peer_timeout_ms;
-	l->last_rx_ns = l->last_tx_ns = now_ns();
+	l->last_tx_ns = now_ns();
 	l->queue = calloc(LINK_QUEUE, sizeof(*l->queue));
 	if (!l->queue)
 		return error_session(err, -ENOMEM, "cannot allocate the control queue");

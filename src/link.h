@@ -8,10 +8,13 @@
  * A link owns one thread.  It receives and decodes messages, checks sequence
  * numbers and who may send what, answers nothing but keeps the link alive: when
  * this side has sent nothing for a third of the peer timeout it sends PING, and
- * when the peer has been silent for the whole of it the link is dead.  PING and
- * ERROR are handled here, PAGES_WANTED by the session's function, the rest waits in a short queue for the session's
- * thread.  While that queue is full nothing is received and silence is not
- * counted.
+ * when the peer has been silent for the whole of it the link is dead.  Silence is
+ * the time in which this thread listened and nothing came: not while the queue below
+ * is full, nor while the thread did not run, because its CPU, process or machine was
+ * held up.  A peer on the same machine was too then.
+ *
+ * PING and ERROR are handled here, PAGES_WANTED by the session's function, the rest
+ * waits in a short queue for the session's thread.
  *
  * A link dies once, with one error: the peer is silent, closed, reset, sent
  * rubbish, or said ERROR.  Then the connection is aborted, so that channel
@@ -44,7 +47,7 @@ struct link {
 
 	/* Receiver thread only. */
 	uint32_t rx_seq;
-	uint64_t last_rx_ns;
+	uint64_t silence_ns; /* of the peer, since it was last heard */
 
 	/* Under the monitor's lock. */
 	unsigned peer_timeout_ms;
