@@ -12,7 +12,8 @@
  *
  * What needs no agreement with the peer, up to the queue pair, is done while the control
  * connection is under way: vconn_make_channels() makes as many as the engine is going to
- * ask for, and vconn_connect_channels() requests those that were agreed on.
+ * ask for.  vconn_request_channels() requests those that were agreed on, and the peer makes
+ * its own while this side has something else to do, until vconn_connect_channels().
  */
 
 #include <errno.h>
@@ -33,6 +34,7 @@ struct openings {
 	int64_t deadline;
 	unsigned nr;
 	unsigned made, established;
+	bool requested;
 	struct opening v[TRANSPORT_CHANNELS_MAX];
 };
 
@@ -264,13 +266,13 @@ int vconn_make_channels(struct verbs_conn *c, unsigned nr, struct tern_error *er
 	return rc;
 }
 
-/* vconn_connect_channels - open_channels() of the source. */
-int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err)
+/* Make @nr channels, or take those that were made, and request them.  0 or -errno with *err. */
+static int request_all(struct verbs_conn *c, unsigned nr, struct tern_error *err)
 {
-	struct openings *o;
+	struct openings *o = c->openings;
 	int rc = 0;
 
-	if (c->openings && c->openings->nr < nr)
+	if (o && (o->nr < nr || o->requested))
 		vconn_forget_channels(c);
 	if (!c->openings)
 		rc = vconn_make_channels(c, nr, err);
@@ -278,11 +280,35 @@ int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error 
 		return rc;
 	o = c->openings;
 	openings_drop(o, nr);
-	o->deadline = verbs_deadline((int)verbs_cm_patience_ms(&c->env));
+	o->requested = true;
 	for (unsigned i = 0; i < nr && !rc; i++)
 		rc = request(o, i, err);
-	if (!rc)
-		rc = await(o, &o->established, nr, err);
+	return rc;
+}
+
+/* Ops; see src/transport.h. */
+int vconn_request_channels(struct transport_conn *conn, unsigned nr, struct tern_error *err)
+{
+	struct verbs_conn *c = to_conn(conn);
+
+	if (c->nr_channels || nr < 1 || nr > TRANSPORT_CHANNELS_MAX)
+		return error_session(err, -EINVAL, "Cannot request %u channels of %s", nr, c->peer);
+	return request_all(c, nr, err);
+}
+
+/* vconn_connect_channels - open_channels() of the source. */
+int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err)
+{
+	struct openings *o = c->openings;
+	int rc = 0;
+
+	if (!o || !o->requested || o->nr != nr)
+		rc = request_all(c, nr, err);
+	if (rc)
+		return rc;
+	o = c->openings;
+	o->deadline = verbs_deadline((int)verbs_cm_patience_ms(&c->env));
+	rc = await(o, &o->established, nr, err);
 	if (!rc)
 		rc = hand_over(o, err);
 	vconn_forget_channels(c);

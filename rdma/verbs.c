@@ -19,6 +19,7 @@ const struct transport rdma_transport = {
 	.listener_close = verbs_listener_close,
 	.connect = verbs_connect,
 	.expose = vconn_expose,
+	.request_channels = vconn_request_channels,
 	.open_channels = vconn_open_channels,
 	.send = control_send,
 	.recv = control_recv,

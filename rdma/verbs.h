@@ -166,6 +166,7 @@ int verbs_connect(const struct transport *ops, const struct transport_env *env,
 /* connect_channels.c */
 int vconn_make_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err);
 void vconn_forget_channels(struct verbs_conn *c);
+int vconn_request_channels(struct transport_conn *conn, unsigned nr, struct tern_error *err);
 int vconn_connect_channels(struct verbs_conn *c, unsigned nr, struct tern_error *err);
 
 #endif

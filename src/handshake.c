@@ -212,6 +212,8 @@ int handshake_source_begin(struct tern_session *s, struct tern_error *err)
 		r = take_hello_ack(s, &msg.hello_ack, err);
 	if (!r)
 		r = send_regions(s, err);
+	if (!r && s->conn->ops->request_channels) /* while the destination compares them */
+		r = s->conn->ops->request_channels(s->conn, s->nr_channels, err);
 	return r;
 }
 
@@ -223,7 +225,7 @@ int handshake_source_end(struct tern_session *s, struct tern_error *err)
 	r = session_expect(s, WIRE_REGIONS_ACK, &msg, agree_deadline(s), err);
 	if (!r)
 		r = take_regions_ack(s, &msg.regions_ack, err);
-	if (!r)
+	if (!r && !s->conn->ops->request_channels) /* else they may all be connected there */
 		r = link_expect_silence(&s->link, "the channels' greeting", err);
 	if (!r)
 		r = session_open_channels(s, err);

@@ -28,6 +28,7 @@
  *   source                                   destination
  *   connect()                                listen() accept()
  *   expose(all regions)                      expose(all regions)
+ *   request_channels()
  *   open_channels()                          open_channels()
  *   write() notify() push() fence() each     serve() per channel
  *   send()/recv()                            send()/recv()
@@ -216,6 +217,13 @@ struct transport {
 	 */
 	int (*expose)(struct transport_conn *conn, const struct transport_memory *mem, unsigned nr,
 		      struct tern_error *err);
+
+	/*
+	 * Source; may be NULL.  Ask the peer for @nr channels and return at once: for those
+	 * who have other things to do before open_channels() of as many, which waits for
+	 * the answers.  What can only go wrong later is told there.
+	 */
+	int (*request_channels)(struct transport_conn *conn, unsigned nr, struct tern_error *err);
 
 	/*
 	 * Source: connect @nr channels.  Destination: wait, for as long as connect()

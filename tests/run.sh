@@ -247,12 +247,12 @@ test_plain_fault()
 
 build_asan()
 {
-	build asan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=address,undefined
+	build asan --buildtype=debug -Doptimization=1 -Drdma=enabled -Db_sanitize=address,undefined
 }
 
 build_tsan()
 {
-	build tsan --buildtype=debugoptimized -Drdma=enabled -Db_sanitize=thread
+	build tsan --buildtype=debug -Doptimization=1 -Drdma=enabled -Db_sanitize=thread
 }
 
 build_fuzz()

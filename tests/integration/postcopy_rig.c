@@ -392,15 +392,33 @@ void rig_assert_error(struct tern_session *s, int code, const char *text)
 		fail_msg("error is %d '%s', expected %d with '%s'", e.code, e.message, code, text);
 }
 
+/* Does @in of @h have @text?  Its present contents into @copy. */
+static bool has_text(struct rig_heard *h, const char *in, const char *text, char *copy)
+{
+	pthread_mutex_lock(&h->lock);
+	memcpy(copy, in, RIG_TEXT_MAX);
+	pthread_mutex_unlock(&h->lock);
+	return strstr(copy, text);
+}
+
 void rig_assert_text(struct rig_heard *h, const char *in, const char *text)
 {
 	char copy[RIG_TEXT_MAX];
 
-	pthread_mutex_lock(&h->lock);
-	memcpy(copy, in, sizeof(copy));
-	pthread_mutex_unlock(&h->lock);
-	if (!strstr(copy, text))
+	if (!has_text(h, in, text, copy))
 		fail_msg("heard '%s', expected '%s'", copy, text);
+}
+
+void rig_await_text(struct rig_heard *h, const char *in, const char *text)
+{
+	uint64_t until = deadline_ns(RIG_WAIT_MS);
+	char copy[RIG_TEXT_MAX];
+
+	while (!has_text(h, in, text, copy)) {
+		if (now_ns() > until)
+			fail_msg("heard '%s', expected '%s'", copy, text);
+		usleep(500);
+	}
 }
 
 struct tern_postcopy_stats *rig_postcopy(const struct tern_session *s,

@@ -133,6 +133,8 @@ void rig_assert_source_runs(struct rig *r);
 /* rig_assert_error, rig_assert_text - @text is in the session's error; in @heard, the last one. */
 void rig_assert_error(struct tern_session *s, int code, const char *text);
 void rig_assert_text(struct rig_heard *heard, const char *in, const char *text);
+/* rig_await_text - wait until it is; a warning comes after the state that it explains. */
+void rig_await_text(struct rig_heard *heard, const char *in, const char *text);
 
 /* rig_postcopy - the session's figures of postcopy. */
 struct tern_postcopy_stats *rig_postcopy(const struct tern_session *s,

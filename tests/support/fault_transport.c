@@ -337,6 +337,14 @@ static int fault_expose(struct transport_conn *conn, const struct transport_memo
 	return c->net->inner->expose(c->inner, mem, nr, err);
 }
 
+static int fault_request_channels(struct transport_conn *conn, unsigned nr, struct tern_error *err)
+{
+	struct fault_conn *c = to_fault_conn(conn);
+	const struct transport *inner = c->net->inner;
+
+	return inner->request_channels ? inner->request_channels(c->inner, nr, err) : 0;
+}
+
 static int fault_open_channels(struct transport_conn *conn, unsigned nr,
 			       struct transport_channel **channels, struct tern_error *err)
 {
@@ -618,6 +626,7 @@ const struct transport fault_transport_ops = {
 	.listener_close = fault_listener_close,
 	.connect = fault_connect,
 	.expose = fault_expose,
+	.request_channels = fault_request_channels,
 	.open_channels = fault_open_channels,
 	.send = fault_send,
 	.recv = fault_recv,

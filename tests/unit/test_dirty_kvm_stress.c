@@ -22,11 +22,12 @@
 
 enum {
 #ifdef __SANITIZE_THREAD__
-	ROUNDS = 15,
+	ROUNDS = 8,
+	RUNS = 1,
 #else
 	ROUNDS = 40,
-#endif
 	RUNS = 3,
+#endif
 	MIN_WRITES = 200, /* of all vCPUs before a round may end */
 	DEVICE_WORD = 28, /* of a page; vCPUs write others */
 	PERIOD_S = 2,

@@ -34,7 +34,7 @@ enum {
 	ZONE_PAGES = 512,
 	RUNS = 2,
 #ifdef __SANITIZE_THREAD__ /* each round takes ten times as long, and memory as much */
-	ROUNDS = 8,
+	ROUNDS = 5,
 	SIZE_DIVISOR = 4,
 #else
 	ROUNDS = 25,
