@@ -35,11 +35,15 @@
 
 #define BACKLOG 16
 #define WAITING_MAX 16u
+#define GONE_MAX 16u
 
 struct verbs_hub {
 	pthread_mutex_t lock;
 	unsigned refs;
 	struct verbs_conn *conns; /* accepted, not closed yet */
+	/* Sessions that were here, the latest ones; a ring. */
+	uint8_t gone[GONE_MAX][TRANSPORT_SESSION_ID_LEN];
+	unsigned nr_gone;
 	int heard_fd; /* eventfd: pumps tell the listener; constant */
 };
 
@@ -106,6 +110,8 @@ void vhub_leave(struct verbs_conn *c)
 	for (struct verbs_conn **at = &hub->conns; *at; at = &(*at)->hub_next)
 		if (*at == c) {
 			*at = c->hub_next;
+			memcpy(hub->gone[hub->nr_gone++ % GONE_MAX], c->base.session_id,
+			       TRANSPORT_SESSION_ID_LEN);
 			break;
 		}
 	pthread_mutex_unlock(&hub->lock);
@@ -459,18 +465,34 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 	return 0;
 }
 
-/* A data channel: find its connection. */
+/* Was a session of this id here?  hub->lock is held. */
+static bool was_here(const struct verbs_hub *hub, const uint8_t *id)
+{
+	for (unsigned i = 0; i < GONE_MAX && i < hub->nr_gone; i++)
+		if (!memcmp(hub->gone[i], id, TRANSPORT_SESSION_ID_LEN))
+			return true;
+	return false;
+}
+
+/*
+ * A data channel: find its connection.  A source requests its channels before it knows
+ * whether it fits, so one whose session has just ended is no stranger of its own.
+ */
 static void data_request(struct verbs_listener *l, struct rdma_cm_id *id,
 			 const struct greeting *hello, const char *peer)
 {
 	struct tern_error why = { 0 };
 	int code = REFUSAL_SESSION;
 	uint32_t value = 0;
+	bool known;
 
 	pthread_mutex_lock(&l->hub->lock);
+	known = was_here(l->hub, hello->session_id);
 	for (struct verbs_conn *c = l->hub->conns; c; c = c->hub_next) {
-		if (memcmp(c->base.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN) ||
-		    atomic_load(&c->aborted) || atomic_load(&c->revoked))
+		if (memcmp(c->base.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN))
+			continue;
+		known = true;
+		if (atomic_load(&c->aborted) || atomic_load(&c->revoked))
 			continue;
 		code = attach(c, id, hello, &value, &why);
 		break;
@@ -479,6 +501,8 @@ static void data_request(struct verbs_listener *l, struct rdma_cm_id *id,
 	if (!code)
 		return;
 	reject(id, (enum refusal_code)code, value);
+	if (code == REFUSAL_SESSION && known) /* its end was told */
+		return;
 	turn_away(l, peer, -EPROTO,
 		  code == REFUSAL_SESSION ? "its data channel belongs to no session here"
 		  : code == REFUSAL_TAKEN ? "that channel of its session is attached already"

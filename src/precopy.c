@@ -173,6 +173,21 @@ static void look_at_throttle(struct source *src, uint64_t dirty_bytes)
 		set_throttle(src, percent);
 }
 
+/* Auto-converge was asked for, and this VMM cannot do it: say so. */
+static void check_throttle(struct source *src)
+{
+	struct tern_session *s = src->s;
+	struct tern_error err;
+
+	if (s->vm.throttle || !session_param(s, TERN_PARAM_AUTO_CONVERGE))
+		return;
+	error_clear(&err);
+	error_session(&err, -EOPNOTSUPP,
+		      "auto-converge is on, and this VMM has no throttle(): its guest is not slowed; "
+		      "let the migration time out, or change over to postcopy, if it does not end");
+	session_event(s, TERN_EVENT_WARNING, &err);
+}
+
 /* How many pages the last SYNC left to send. */
 static void take_remaining(struct source *src)
 {
@@ -260,6 +275,8 @@ int precopy_run(struct source *src, struct tern_error *err)
 	converge_init(&c);
 	src->last_sync_ns = now_ns();
 	throttle_begin(&src->throttle, src->last_sync_ns);
+	if (!done)
+		check_throttle(src);
 	while (!r && !done) {
 		r = source_send_round(src, false, err);
 		if (!r && enough_rounds(src))

@@ -104,7 +104,8 @@ enum tern_param {
 	TERN_PARAM_SWITCHOVER_ACK,   /* source: no switchover before the destination's VMM has
 				      * called tern_session_switchover_ack() (0/1) */
 	TERN_PARAM_AUTO_CONVERGE,    /* source: slow the guest by throttle() when it writes faster
-				      * than its pages can be sent (0/1) */
+				      * than its pages can be sent (0/1); without throttle() only
+				      * an event WARNING */
 	TERN_PARAM_THROTTLE_TRIGGER, /* … when so many percent of what was sent is dirty again */
 	TERN_PARAM_THROTTLE_INITIAL, /* … by so many percent at first … */
 	TERN_PARAM_THROTTLE_INCREMENT, /* … then by so many more each time … */

@@ -13,6 +13,7 @@
 #include "bitmap.h"
 #include "monitor.h"
 #include "postcopy_rig.h"
+#include "session.h"
 
 #define HISTORY_MAX 16u
 
@@ -588,6 +589,22 @@ static void full_speed_after_a_timeout(void **state)
 	rig_fini(&r);
 }
 
+/* A VMM that cannot slow its guest. */
+static void no_throttle_is_told(void **state)
+{
+	struct rig r;
+
+	rig_init(&r, state, TESTVM_MEMFD, 1, few_pages, 1);
+	rig_sessions(&r, TERN_MODE_PRECOPY);
+	tern_session_set(r.s, TERN_PARAM_AUTO_CONVERGE, 1);
+	r.s->vm.throttle = NULL;
+	rig_start(&r);
+	rig_wait(&r);
+	rig_assert_moved(&r);
+	rig_assert_text(&r.src_heard, r.src_heard.warning, "no throttle()");
+	rig_fini(&r);
+}
+
 static void not_slowed_unless_asked_for(void **state)
 {
 	struct rig r;
@@ -662,6 +679,7 @@ int main(int argc, char **argv)
 		LANE_CASE(blocked_and_not),
 		LANE_CASE(slowed_until_it_fits),
 		LANE_CASE(full_speed_after_a_timeout),
+		LANE_CASE(no_throttle_is_told),
 		LANE_CASE(not_slowed_unless_asked_for),
 		LANE_CASE(announced_a_few_times),
 		LANE_CASE(announcing_ends_with_the_session),

@@ -82,7 +82,8 @@ def machines(build):
                     TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="1",
                     TERN_TEST_VMM_DIRTY="ring",
                     # A guest that writes all the time, on a CPU that it shares with who moves it.
-                    TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000}',
+                    TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000, '
+                                             '"peer-timeout": 20000}',
                     **slow),
         ]),
         Machine("one", ["--hugepages", "64"], [
