@@ -247,12 +247,12 @@ test_plain_fault()
 
 build_asan()
 {
-	build asan --buildtype=debug -Doptimization=1 -Drdma=enabled -Db_sanitize=address,undefined
+	build asan -Doptimization=1 -Ddebug=true -Drdma=enabled -Db_sanitize=address,undefined
 }
 
 build_tsan()
 {
-	build tsan --buildtype=debug -Doptimization=1 -Drdma=enabled -Db_sanitize=thread
+	build tsan -Doptimization=1 -Ddebug=true -Drdma=enabled -Db_sanitize=thread
 }
 
 build_fuzz()
