@@ -12,7 +12,8 @@
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
 # Under the sanitizers tests that differ from another one only by the transport or
-# address family (suite variant) are left out.
+# address family (suite variant) are left out, under the thread sanitizer those as well that
+# do the same in the same threads with other calls of the device (suite same-threads).
 # A step that fails (install, build, a run without tests) counts as a failed
 # test.  So does a test that cannot run for want of some part of the machine,
 # unless that part was left out by name.  The last line is the total.
@@ -201,7 +202,7 @@ has_suite()
 run_suites()
 {
 	local name=$1 dir=$build_root/$1 parallel=$2 suite
-	local chosen=() words='' base
+	local chosen=() without=() words='' base
 
 	shift 2
 	for suite in "$@"; do
@@ -212,10 +213,13 @@ run_suites()
 	done
 	[ ${#chosen[@]} -gt 0 ] || return 0
 	base=testlog-${words// /-}
+	for suite in ${not_suite:-}; do
+		without+=(--no-suite "$suite")
+	done
 	rm -f "$dir/meson-logs/$base".*
 	"${politely[@]}" "${run_wrapper[@]}" meson test -C "$dir" --no-rebuild --logbase "$base" \
 		--num-processes "$parallel" --timeout-multiplier "$timeout_multiplier" \
-		${not_suite:+--no-suite "$not_suite"} "${chosen[@]}" >"$dir/meson-logs/$base.out" 2>&1
+		"${without[@]}" "${chosen[@]}" >"$dir/meson-logs/$base.out" 2>&1
 	if [ ! -s "$dir/meson-logs/$base.json" ]; then
 		step_failed "$name $words: no test ran" "$dir/meson-logs/$base.out"
 		return
@@ -409,7 +413,7 @@ test_asan()
 # tsan_suites SUITE... - under the thread sanitizer
 tsan_suites()
 {
-	local timeout_multiplier=5 not_suite=variant
+	local timeout_multiplier=5 not_suite='variant same-threads'
 
 	export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 	run_suites tsan "$jobs" "$@"
