@@ -82,6 +82,24 @@ struct server {
 	pthread_t thread;
 };
 
+/*
+ * A channel failed.  If it is the consequence of what befell the control queue, that is told
+ * to whoever listens there, and to nobody once the connection was aborted.
+ */
+static void server_failed(struct run *r)
+{
+	static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+	struct tern_error why = { 0 };
+	char buf[16];
+
+	pthread_mutex_lock(&one_at_a_time);
+	if (r->t->recv(r->dst, buf, sizeof(buf), 0, &why) < 0 && why.code != -ETIMEDOUT &&
+	    !r->dst_err.code)
+		r->dst_err = why;
+	pthread_mutex_unlock(&one_at_a_time);
+	r->t->abort(r->dst);
+}
+
 static void *server_run(void *opaque)
 {
 	struct server *s = opaque;
@@ -93,7 +111,7 @@ static void *server_run(void *opaque)
 		n = s->r->t->serve(s->r->dc[s->i], buf, &contents, &s->r->serve_err[s->i]);
 	while (n > 0);
 	if (n < 0)
-		s->r->t->abort(s->r->dst);
+		server_failed(s->r);
 	return NULL;
 }
 
