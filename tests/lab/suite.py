@@ -82,12 +82,13 @@ def machines(build):
                     TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="1",
                     TERN_TEST_VMM_DIRTY="ring",
                     # A guest that writes all the time, on a CPU that it shares with who moves it.
-                    TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000, '
-                                             '"peer-timeout": 20000}',
+                    TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000}',
                     **slow),
         ]),
         Machine("one", ["--hugepages", "64"], [
             program("transport", 150, f"{integration}/test_transport", "rdma"),
+            program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all"),
+            program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", **ipv6),
             program("migration", 400, f"{integration}/test_migration", "rdma:*",
                     TERN_TEST_RDMA="1"),
             program("postcopy", 200, f"{integration}/test_postcopy", "rdma: *fault*",
@@ -99,10 +100,6 @@ def machines(build):
             program("postcopy-holes", 200, f"{integration}/test_postcopy", "rdma: holes*",
                     TERN_TEST_RDMA="1", **slow),
             # The whole of these runs over a fake device; here some of each.
-            program("transport-pin-all", 150, f"{integration}/test_transport", "rdma-all",
-                    "*write*"),
-            program("transport-rdma6", 150, f"{integration}/test_transport", "rdma6", "*write*",
-                    **ipv6),
             program("migration-rdma6", 200, f"{integration}/test_migration", "rdma6: running*",
                     **ipv6),
             program("walk", 200, f"{fault}/test_walk", "rdma", "cut_after_send", **slow),

@@ -13,7 +13,7 @@ import time
 TIMEOUT = 60 * int(os.environ.get("TERN_TEST_SLOWNESS", "1"))
 # Where destinations listen; "rdma:HOST:0" on a machine with an RDMA device.
 URI = os.environ.get("TERN_TEST_VMM_URI", "tcp:127.0.0.1:0")
-# Of every migration, on both sides, unless a test says otherwise: for machines that are slow.
+# Of every migration, unless a test says otherwise: for machines where no guest converges.
 PARAMETERS = json.loads(os.environ.get("TERN_TEST_VMM_PARAMETERS", "{}"))
 # What a build with a sanitizer says of what it has found, at the end of a process too.
 SANITIZER = re.compile(r"ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|: runtime error: ")
@@ -176,8 +176,6 @@ class Vm:
         parameters = {**PARAMETERS, **parameters}
         if parameters:
             self.command("migrate-set-parameters", **parameters)
-        if PARAMETERS:
-            other.command("migrate-set-parameters", **PARAMETERS)
         other.command("migrate-incoming", uri=URI)
         self.command("migrate", uri=other.command("query-migrate")["uri"])
         for vm in (self, other):
