@@ -37,6 +37,14 @@
  */
 #define ANSWER_MS 10000u
 
+/*
+ * How long the kernel looks for an address before it is asked again.  It looks when it is
+ * asked, when a neighbour answers, and at the end of this time (addr_resolve() in
+ * drivers/infiniband/core/addr.c); an answer that comes while it still notes the request
+ * goes unnoticed until then.
+ */
+#define ADDR_TRY_MS 1000
+
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t verbs_now_ns(void)
 {
@@ -324,11 +332,20 @@ int verbs_cm_resolve_addr(struct rdma_cm_id *id, struct sockaddr *src, struct so
 			  const char *peer, int64_t deadline, struct tern_error *err)
 {
 	struct cm_event ev = { .type = RDMA_CM_EVENT_ADDR_ERROR };
+	int left = verbs_remaining(deadline);
 
-	if (!rdma_resolve_addr(id, src, dst, verbs_remaining(deadline)))
+	if (left < 0 || left > ADDR_TRY_MS)
+		left = ADDR_TRY_MS;
+	if (!rdma_resolve_addr(id, src, dst, left))
 		return 0;
 	ev.status = -errno;
 	return cm_unexpected(&ev, peer, err);
+}
+
+bool verbs_cm_addr_again(const struct cm_event *ev, int64_t deadline)
+{
+	return ev->type == RDMA_CM_EVENT_ADDR_ERROR && ev->status == -ETIMEDOUT &&
+	       verbs_remaining(deadline) != 0;
 }
 
 int verbs_cm_resolve_route(struct rdma_cm_id *id, const char *peer, int64_t deadline,
@@ -347,11 +364,15 @@ int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struc
 		     struct tern_error *err)
 {
 	struct cm_event ev;
-	int rc = verbs_cm_resolve_addr(id, src, dst, peer, deadline, err);
+	int rc;
 
-	if (!rc)
-		rc = cm_expect(cm, RDMA_CM_EVENT_ADDR_RESOLVED, peer, cancel_fd, deadline, &ev,
-			       err);
+	do {
+		rc = verbs_cm_resolve_addr(id, src, dst, peer, deadline, err);
+		if (!rc)
+			rc = verbs_cm_wait(cm, peer, cancel_fd, deadline, &ev, err);
+	} while (!rc && verbs_cm_addr_again(&ev, deadline));
+	if (!rc && ev.type != RDMA_CM_EVENT_ADDR_RESOLVED)
+		rc = cm_unexpected(&ev, peer, err);
 	if (!rc)
 		rc = verbs_cm_resolve_route(id, peer, deadline, err);
 	if (!rc)

@@ -65,6 +65,10 @@ int verbs_cm_resolve(struct rdma_event_channel *cm, struct rdma_cm_id *id, struc
 		     struct sockaddr *dst, const char *peer, int cancel_fd, int64_t deadline,
 		     struct tern_error *err);
 /*
+ * verbs_cm_addr_again - is @ev a reason to call verbs_cm_resolve_addr() again, before @deadline?
+ */
+bool verbs_cm_addr_again(const struct cm_event *ev, int64_t deadline);
+/*
  * verbs_cm_patience_ms - how long to wait for the answer to a connection request.
  *
  * The peer timeout, but no less than a second try of the kernel's connection manager takes.

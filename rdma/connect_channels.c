@@ -54,21 +54,27 @@ static struct greeting channel_greeting(const struct openings *o, unsigned i)
 	return hello;
 }
 
-/* First step of channel @i.  0 or -errno with *err. */
-static int begin(struct openings *o, unsigned i, struct tern_error *err)
+/* Ask for the address of channel @i.  0 or -errno with *err. */
+static int seek(struct openings *o, unsigned i, struct tern_error *err)
 {
 	struct verbs_conn *c = o->c;
 	struct sockaddr *src = c->src.ss_family ? (struct sockaddr *)&c->src : NULL;
 
+	return verbs_cm_resolve_addr(o->v[i].id, src, rdma_get_peer_addr(c->id), c->peer,
+				     o->deadline, err);
+}
+
+/* First step of channel @i.  0 or -errno with *err. */
+static int begin(struct openings *o, unsigned i, struct tern_error *err)
+{
 	if (rdma_create_id(o->cm, &o->v[i].id, NULL, RDMA_PS_TCP)) {
 		o->v[i].id = NULL;
 		return error_channel(err, -errno, i,
 				     "Making an RDMA connection identifier failed: %s",
 				     error_name(-errno));
 	}
-	verbs_cm_ack_timeout(o->v[i].id, c->env.peer_timeout_ms);
-	return verbs_cm_resolve_addr(o->v[i].id, src, rdma_get_peer_addr(c->id), c->peer,
-				     o->deadline, err);
+	verbs_cm_ack_timeout(o->v[i].id, o->c->env.peer_timeout_ms);
+	return seek(o, i, err);
 }
 
 /* The route of channel @i is known: make it.  0 or -errno with *err. */
@@ -152,6 +158,8 @@ static int step(struct openings *o, const struct cm_event *ev, struct tern_error
 
 	if (i == o->nr)
 		return 0;
+	if (verbs_cm_addr_again(ev, o->deadline))
+		return seek(o, i, err);
 	switch (ev->type) {
 	case RDMA_CM_EVENT_ADDR_RESOLVED:
 		rc = verbs_check_device(c, o->v[i].id, c->peer, err);

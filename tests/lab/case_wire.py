@@ -27,7 +27,6 @@ GUEST = ("--size", "64M", "--fill", "random", "--dirty-rate", "1M", "--working-s
 def start_bench():
     """A benchmark from a to b whose first round has begun: (source, destination)."""
     destination = t.far_bench("--listen", f"rdma:{t.THERE}:0", *GUEST)
-    t.await_wire()
     source = t.bench("--connect", t.listening_uri(destination), *GUEST)
     t.reached(source, "active")
     return source, destination
@@ -108,7 +107,6 @@ def play(point, command):
     """Migrate; the source runs the command at the point.  Reports of both: (a, b)."""
     options = ("--peer-timeout", str(PEER_TIMEOUT_MS))
     destination = t.Far(SIDE, *options, "destination", f"rdma:{t.THERE}:0")
-    t.await_wire()
     source = t.Run(SIDE, *options, "--at", point, "--run", command, "source",
                    t.listening_uri(destination))
     source_status = source.wait(BOUND_SECONDS)
@@ -199,7 +197,6 @@ def b_dies(point, go):
     """VM b is killed at the point of the source."""
     destination = t.Far(SIDE, "--peer-timeout", str(PEER_TIMEOUT_MS), "destination",
                         f"rdma:{t.THERE}:0")
-    t.await_wire()
     source = t.Run(SIDE, "--peer-timeout", str(PEER_TIMEOUT_MS), "--at", point, "--run",
                    "lab-kill b", "source", t.listening_uri(destination))
     assert source.wait(BOUND_SECONDS) == 0

@@ -189,18 +189,13 @@ def end_all():
     Far.is_clean = False
 
 
-def await_wire():
-    """Wait until a packet goes to VM b and back, which may take longer than its start."""
-    ping = ("ping", "-q", "-c", "1", "-W", "1", THERE)
-    until(lambda: subprocess.run(ping, stdout=subprocess.DEVNULL, check=False).returncode == 0,
-          60, "a ping to VM b")
-
-
 def renew():
     """Make the RDMA devices of both VMs anew, see lab-renew; and wait for the wire."""
     subprocess.run([f"{TOOLS}/lab-renew"], check=True)
     assert Far(f"{TOOLS}/lab-renew").wait(60) == 0
-    await_wire()
+    ping = ("ping", "-q", "-c", "1", "-W", "1", THERE)
+    until(lambda: subprocess.run(ping, stdout=subprocess.DEVNULL, check=False).returncode == 0,
+          60, "a ping to VM b")
 
 
 def bench(*options, prefix=()):

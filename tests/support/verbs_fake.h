@@ -65,6 +65,7 @@ unsigned verbs_fake_fired(void);
 /* What the connection manager can answer instead. */
 enum verbs_fake_answer {
 	FAKE_ADDR_ERROR, /* to resolving an address */
+	FAKE_ADDR_TIMEOUT, /* the same: nobody answered within the time */
 	FAKE_ROUTE_ERROR, /* to resolving a route */
 	FAKE_REJECT, /* to a connect: rejected, reason 28, no private data */
 	FAKE_REJECT_FOREIGN, /* the same with private data of another program */

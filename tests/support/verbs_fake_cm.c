@@ -316,6 +316,8 @@ int rdma_resolve_addr(struct rdma_cm_id *base, struct sockaddr *src, struct sock
 		rc = -1;
 	} else if (fake.absent || !served(dst) || fake_fires(&fake.answer[FAKE_ADDR_ERROR])) {
 		fake_push(id, RDMA_CM_EVENT_ADDR_ERROR, -ENODEV, NULL, 0);
+	} else if (fake_fires(&fake.answer[FAKE_ADDR_TIMEOUT])) {
+		fake_push(id, RDMA_CM_EVENT_ADDR_ERROR, -ETIMEDOUT, NULL, 0);
 	} else {
 		base->verbs = fake_context();
 		fake_push(id, RDMA_CM_EVENT_ADDR_RESOLVED, 0, NULL, 0);

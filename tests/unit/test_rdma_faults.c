@@ -136,6 +136,22 @@ static void address_unresolved(void **state)
 	assert_no_connection(*state, -ENODEV, "use tcp:");
 }
 
+/* The first look at an address comes to nothing: another one follows. */
+static void address_found_later(void **state)
+{
+	verbs_fake_answer(FAKE_ADDR_TIMEOUT, 1);
+	assert_int_equal(pair_open(*state), 0);
+	assert_int_equal(verbs_fake_fired(), 1);
+}
+
+/* The same of a channel's. */
+static void address_of_a_channel_found_later(void **state)
+{
+	verbs_fake_answer(FAKE_ADDR_TIMEOUT, 2);
+	assert_int_equal(pair_open(*state), 0);
+	assert_int_equal(verbs_fake_fired(), 1);
+}
+
 static void address_refused_at_once(void **state)
 {
 	verbs_fake_fail(FAKE_RESOLVE, 1, ENETUNREACH);
@@ -398,6 +414,8 @@ int main(int argc, char **argv)
 		T(device_that_cannot_be_asked),
 		T(route_decides),
 		T(address_unresolved),
+		T(address_found_later),
+		T(address_of_a_channel_found_later),
 		T(address_refused_at_once),
 		T(route_unresolved),
 		T(rejected_without_a_word),
