@@ -423,10 +423,10 @@ static enum ibv_wc_status execute(struct fake_qp *qp, const struct ibv_send_wr *
 		if (!*lost && !unheard)
 			return (enum ibv_wc_status)fault->code;
 	}
+	if (wr->opcode == IBV_WR_BIND_MW) /* nothing goes over the wire */
+		return fake_bind(qp, wr);
 	if (!qp->peer || qp->peer->dead)
 		return IBV_WC_RETRY_EXC_ERR;
-	if (wr->opcode == IBV_WR_BIND_MW)
-		return fake_bind(qp, wr);
 	if (!(wr->send_flags & IBV_SEND_INLINE) &&
 	    !fake_covered(qp->base.pd, sge->lkey, sge->addr, sge->length, 0))
 		return IBV_WC_LOC_PROT_ERR;

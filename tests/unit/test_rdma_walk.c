@@ -43,6 +43,8 @@ struct run {
 	struct uri uri;
 	uint8_t *smem, *dmem;
 	struct tern_error src_err, dst_err, serve_err[CHANNELS], stranger;
+	struct tern_error src_control_err, dst_control_err; /* heard when giving up */
+	pthread_mutex_t listening; /* for who gives up: one at a time */
 };
 
 static int64_t now_ms(void)
@@ -74,6 +76,26 @@ static void on_stranger(void *opaque, const struct tern_error *why)
 		r->stranger = *why;
 }
 
+/*
+ * Something of @conn failed: end it.  What befell the control queue, of which the failure may be
+ * a consequence, is told only to who listens there, and to nobody after the abort.
+ */
+static void give_up(struct run *r, struct transport_conn *conn, struct tern_error *control_err)
+{
+	struct tern_error why = { 0 };
+	char buf[256];
+	long n;
+
+	pthread_mutex_lock(&r->listening);
+	do
+		n = r->t->recv(conn, buf, sizeof(buf), 0, &why);
+	while (n > 0);
+	if (n < 0 && why.code != -ETIMEDOUT && !control_err->code)
+		*control_err = why;
+	pthread_mutex_unlock(&r->listening);
+	r->t->abort(conn);
+}
+
 /* ---- the destination ---- */
 
 struct server {
@@ -81,24 +103,6 @@ struct server {
 	unsigned i;
 	pthread_t thread;
 };
-
-/*
- * A channel failed.  If it is the consequence of what befell the control queue, that is told
- * to whoever listens there, and to nobody once the connection was aborted.
- */
-static void server_failed(struct run *r)
-{
-	static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
-	struct tern_error why = { 0 };
-	char buf[16];
-
-	pthread_mutex_lock(&one_at_a_time);
-	if (r->t->recv(r->dst, buf, sizeof(buf), 0, &why) < 0 && why.code != -ETIMEDOUT &&
-	    !r->dst_err.code)
-		r->dst_err = why;
-	pthread_mutex_unlock(&one_at_a_time);
-	r->t->abort(r->dst);
-}
 
 static void *server_run(void *opaque)
 {
@@ -111,7 +115,7 @@ static void *server_run(void *opaque)
 		n = s->r->t->serve(s->r->dc[s->i], buf, &contents, &s->r->serve_err[s->i]);
 	while (n > 0);
 	if (n < 0)
-		server_failed(s->r);
+		give_up(s->r, s->r->dst, &s->r->dst_control_err);
 	return NULL;
 }
 
@@ -161,7 +165,7 @@ static void *destination_run(void *opaque)
 		return NULL;
 	assert_int_equal(pthread_create(&acceptor, NULL, acceptor_run, r), 0);
 	if (receive_all(r))
-		r->t->abort(r->dst);
+		give_up(r, r->dst, &r->dst_control_err);
 	pthread_join(acceptor, NULL);
 	return NULL;
 }
@@ -234,7 +238,7 @@ static int play(struct run *r, bool *met)
 	}
 	*met = verbs_fake_fired() > 0;
 	if (rc && r->src)
-		r->t->abort(r->src);
+		give_up(r, r->src, &r->src_control_err);
 	if (r->src)
 		r->t->close(r->src);
 	if (!r->listener)
@@ -252,7 +256,9 @@ static bool anybody_says(const struct run *r, const char *what)
 {
 	return strstr(r->src_err.message, what) || strstr(r->dst_err.message, what) ||
 	       strstr(r->stranger.message, what) || strstr(r->serve_err[0].message, what) ||
-	       strstr(r->serve_err[1].message, what);
+	       strstr(r->serve_err[1].message, what) ||
+	       strstr(r->src_control_err.message, what) ||
+	       strstr(r->dst_control_err.message, what);
 }
 
 /* The fault in words. */
@@ -309,7 +315,10 @@ static void walk(void **state)
 
 	memset(smem, 0x5a, SIZE);
 	for (; more && n <= (w->max ? w->max : WALK_MAX); n++) {
-		struct run r = { .t = &rdma_transport, .smem = smem, .dmem = dmem };
+		struct run r = { .t = &rdma_transport,
+				 .smem = smem,
+				 .dmem = dmem,
+				 .listening = PTHREAD_MUTEX_INITIALIZER };
 
 		r.src_env = r.dst_env = (struct transport_env){ .peer_timeout_ms = TIMEOUT_MS,
 								.answer_ms = 1,
