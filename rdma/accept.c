@@ -420,8 +420,8 @@ static void control_request(struct verbs_listener *l, struct rdma_cm_id *id,
 }
 
 /*
- * Make channel @hello->index of @c on @id and accept it.  The refusal code, 0 if all
- * is well; then @id belongs to @c.  hub->lock is held.
+ * Make channel @hello->index of @c on @id and accept it.  The refusal code, 0 if @id
+ * belongs to @c now.  If this side fails, so does @c, which tells of it.  hub->lock is held.
  */
 static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct greeting *hello,
 		  uint32_t *value, struct tern_error *err)
@@ -443,8 +443,10 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 	pthread_mutex_unlock(&c->lock);
 	if (code)
 		return code;
-	if (vchan_make(c, hello->index, id, push, &ch, err))
+	if (vchan_make(c, hello->index, id, push, &ch, err)) {
+		vconn_fail(c, err);
 		return REFUSAL_BUSY;
+	}
 	vchan_begin(ch, hello);
 	answer.ring = (uint16_t)ch->ring;
 	answer.flags = push ? GREETING_PUSH : 0;
@@ -476,7 +478,8 @@ static bool was_here(const struct verbs_hub *hub, const uint8_t *id)
 
 /*
  * A data channel: find its connection.  A source requests its channels before it knows
- * whether it fits, so one whose session has just ended is no stranger of its own.
+ * whether it fits, so one whose session has just ended is no stranger of its own.  Nor is
+ * one that cannot be made, often because its source has left since: its session fails.
  */
 static void data_request(struct verbs_listener *l, struct rdma_cm_id *id,
 			 const struct greeting *hello, const char *peer)
@@ -501,13 +504,12 @@ static void data_request(struct verbs_listener *l, struct rdma_cm_id *id,
 	if (!code)
 		return;
 	reject(id, (enum refusal_code)code, value);
-	if (code == REFUSAL_SESSION && known) /* its end was told */
-		return;
+	if (code == REFUSAL_BUSY || (code == REFUSAL_SESSION && known))
+		return; /* its session told, or tells, why it ends */
 	turn_away(l, peer, -EPROTO,
 		  code == REFUSAL_SESSION ? "its data channel belongs to no session here"
 		  : code == REFUSAL_TAKEN ? "that channel of its session is attached already"
-		  : code == REFUSAL_COUNT ? "its channel count does not fit its session"
-					  : why.message);
+					  : "its channel count does not fit its session");
 }
 
 /* A request to connect. */

@@ -296,6 +296,10 @@ static bool step(const struct walk *w, unsigned n, struct run *r)
 			 "\"%s\", at the door \"%s\"",
 			 n, r->src_err.message, r->dst_err.message, r->serve_err[0].message,
 			 r->serve_err[1].message, r->stranger.message);
+	if (r->dst && r->stranger.code)
+		fail_msg("call %u: of the session that was let in, this was told as of a stranger: "
+			 "\"%s\"",
+			 n, r->stranger.message);
 	if (met && !rc && !w->may_pass)
 		fail_msg("call %u failed and nobody noticed", n);
 	if (rc && !anybody_says(r, cause))
