@@ -5,10 +5,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "error.h"
 
-/* Set the link's error and wake everybody.  Receiver thread. */
+#define REASON_MS 200 /* what the receiver has to find a better reason than a PING's failure */
+
+/* Set the link's error and wake everybody.  The link's threads. */
 static void link_die(struct link *l, const struct tern_error *why, bool closed)
 {
 	monitor_lock(l->mon);
@@ -16,6 +19,8 @@ static void link_die(struct link *l, const struct tern_error *why, bool closed)
 		l->dead = true;
 		l->closed = closed;
 		l->error = *why;
+		if (l->died)
+			l->died(l->died_opaque);
 	}
 	monitor_broadcast(l->mon);
 	monitor_unlock(l->mon);
@@ -159,39 +164,17 @@ static int link_handle(struct link *l, const uint8_t *buf, size_t len, struct wi
 	return 0;
 }
 
-/* When this side has to say something. */
-static uint64_t ping_at(struct link *l, unsigned timeout_ms)
+/* How long recv() may wait at once, ms: the timeout may change, and become shorter. */
+static unsigned link_patience(const struct link *l, unsigned timeout_ms)
 {
-	pthread_mutex_lock(&l->send_lock);
-	uint64_t at = l->last_tx_ns + timeout_ms / 3 * 1000000ull;
+	uint64_t all = timeout_ms * 1000000ull;
+	uint64_t left = all > l->silence_ns ? all - l->silence_ns : 0;
+	unsigned ms = (unsigned)(left / 1000000u + 1);
 
-	pthread_mutex_unlock(&l->send_lock);
-	return at;
+	return ms < timeout_ms / 3 + 1 ? ms : timeout_ms / 3 + 1;
 }
 
-/* How long recv() may wait before keep-alive has something to do, ms. */
-static unsigned link_patience(struct link *l, unsigned timeout_ms)
-{
-	uint64_t now = now_ns();
-	uint64_t ping = ping_at(l, timeout_ms);
-	uint64_t dead = now + timeout_ms * 1000000ull - l->silence_ns;
-	uint64_t next = ping < dead ? ping : dead;
-
-	return next <= now ? 0 : (unsigned)((next - now) / 1000000u + 1);
-}
-
-/* Send PING if this side was silent for long; -ETIMEDOUT if the peer was. */
-static int link_keep_alive(struct link *l, unsigned timeout_ms, struct tern_error *err)
-{
-	if (l->silence_ns >= timeout_ms * 1000000ull)
-		return error_session(err, -ETIMEDOUT,
-				     "the peer was silent for %u ms (peer-timeout): its process "
-				     "hangs, or the network is cut",
-				     timeout_ms);
-	return now_ns() >= ping_at(l, timeout_ms) ? link_send_empty(l, WIRE_PING, err) : 0;
-}
-
-/* One turn of the receiver: a message, or keep-alive.  1: the peer closed. */
+/* One turn of the receiver: a message; -ETIMEDOUT if the peer was silent.  1: it closed. */
 static int link_turn(struct link *l, uint8_t *buf, struct wire_msg *msg, struct tern_error *err)
 {
 	unsigned timeout_ms = link_timeout(l);
@@ -206,7 +189,12 @@ static int link_turn(struct link *l, uint8_t *buf, struct wire_msg *msg, struct 
 
 		error_clear(err);
 		l->silence_ns += waited < patience ? waited : patience;
-		return link_keep_alive(l, timeout_ms, err);
+		if (l->silence_ns < timeout_ms * 1000000ull)
+			return 0;
+		return error_session(err, -ETIMEDOUT,
+				     "the peer was silent for %u ms (peer-timeout): its process "
+				     "hangs, or the network is cut",
+				     timeout_ms);
 	}
 	if (n < 0)
 		return (int)n;
@@ -239,6 +227,81 @@ static void *link_main(void *arg)
 	return NULL;
 }
 
+static void *pinger_main(void *arg)
+{
+	struct link *l = arg;
+	struct tern_error err;
+	int r = 0;
+
+	pthread_setname_np(pthread_self(), "tern-ping");
+	error_clear(&err);
+	pthread_mutex_lock(&l->send_lock);
+	while (!r && !l->ping_stop) {
+		uint64_t at = l->last_tx_ns + l->ping_ns;
+
+		if (now_ns() < at) {
+			struct timespec ts = { .tv_sec = (time_t)(at / 1000000000u),
+					       .tv_nsec = (long)(at % 1000000000u) };
+
+			pthread_cond_timedwait(&l->ping_cond, &l->send_lock, &ts);
+			continue;
+		}
+		pthread_mutex_unlock(&l->send_lock);
+		r = link_send_empty(l, WIRE_PING, &err);
+		pthread_mutex_lock(&l->send_lock);
+	}
+	pthread_mutex_unlock(&l->send_lock);
+	if (!r)
+		return NULL;
+	/* The peer may have said why it is gone: that is worth more. */
+	uint64_t until = deadline_ns(REASON_MS);
+
+	monitor_lock(l->mon);
+	while (!l->dead && !l->stop && monitor_wait(l->mon, until))
+		;
+	monitor_unlock(l->mon);
+	link_die(l, &err, false);
+	return NULL;
+}
+
+/* How long this side may be silent. */
+static uint64_t ping_after_ns(unsigned peer_timeout_ms)
+{
+	return peer_timeout_ms / 3 * 1000000ull;
+}
+
+/* The sender's lock and condition.  0 or an errno value. */
+static int sender_init(struct link *l)
+{
+	pthread_condattr_t attr;
+	int r = pthread_mutex_init(&l->send_lock, NULL);
+
+	if (r)
+		return r;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	r = pthread_cond_init(&l->ping_cond, &attr);
+	pthread_condattr_destroy(&attr);
+	if (r)
+		pthread_mutex_destroy(&l->send_lock);
+	return r;
+}
+
+static void sender_fini(struct link *l)
+{
+	pthread_cond_destroy(&l->ping_cond);
+	pthread_mutex_destroy(&l->send_lock);
+}
+
+static void pinger_stop(struct link *l)
+{
+	pthread_mutex_lock(&l->send_lock);
+	l->ping_stop = true;
+	pthread_cond_signal(&l->ping_cond);
+	pthread_mutex_unlock(&l->send_lock);
+	pthread_join(l->pinger, NULL);
+}
+
 int link_start(struct link *l, struct monitor *mon, struct transport_conn *conn,
 	       enum tern_role role, unsigned peer_timeout_ms, struct tern_error *err)
 {
@@ -249,25 +312,32 @@ int link_start(struct link *l, struct monitor *mon, struct transport_conn *conn,
 	l->role = role;
 	l->peer_timeout_ms = peer_timeout_ms;
 	l->last_tx_ns = now_ns();
+	l->ping_ns = ping_after_ns(peer_timeout_ms);
 	l->queue = calloc(LINK_QUEUE, sizeof(*l->queue));
 	if (!l->queue)
 		return error_session(err, -ENOMEM, "cannot allocate the control queue");
-	int r = pthread_mutex_init(&l->send_lock, NULL);
+	int r = sender_init(l);
 
 	if (r)
 		goto free_queue;
+	r = pthread_create(&l->pinger, NULL, pinger_main, l);
+	if (r)
+		goto fini_sender;
 	r = pthread_create(&l->thread, NULL, link_main, l);
 	if (r)
-		goto fini_lock;
+		goto stop_pinger;
 	l->running = true;
 	return 0;
 
-fini_lock:
-	pthread_mutex_destroy(&l->send_lock);
+stop_pinger:
+	pinger_stop(l);
+fini_sender:
+	sender_fini(l);
 free_queue:
 	free(l->queue);
 	l->queue = NULL;
-	return error_session(err, -r, "cannot start the control thread: %s", error_name(r));
+	return error_session(err, -r, "cannot start the threads of the control queue: %s",
+			     error_name(r));
 }
 
 void link_stop(struct link *l)
@@ -280,7 +350,8 @@ void link_stop(struct link *l)
 	monitor_unlock(l->mon);
 	l->conn->ops->abort(l->conn);
 	pthread_join(l->thread, NULL);
-	pthread_mutex_destroy(&l->send_lock);
+	pinger_stop(l);
+	sender_fini(l);
 	free(l->queue);
 	l->queue = NULL;
 	l->running = false;
@@ -310,6 +381,10 @@ void link_set_timeout(struct link *l, unsigned peer_timeout_ms)
 	monitor_lock(l->mon);
 	l->peer_timeout_ms = peer_timeout_ms;
 	monitor_unlock(l->mon);
+	pthread_mutex_lock(&l->send_lock);
+	l->ping_ns = ping_after_ns(peer_timeout_ms);
+	pthread_cond_signal(&l->ping_cond);
+	pthread_mutex_unlock(&l->send_lock);
 }
 
 int link_send(struct link *l, struct wire_msg *msg, struct tern_error *err)

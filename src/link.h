@@ -5,13 +5,15 @@
 /*
  * The control link: the engine's messages over a connection's control queue.
  *
- * A link owns one thread.  It receives and decodes messages, checks sequence
- * numbers and who may send what, answers nothing but keeps the link alive: when
- * this side has sent nothing for a third of the peer timeout it sends PING, and
- * when the peer has been silent for the whole of it the link is dead.  Silence is
- * the time in which this thread listened and nothing came: not while the queue below
- * is full, nor while the thread did not run, because its CPU, process or machine was
- * held up.  A peer on the same machine was too then.
+ * A link owns two threads.  One receives and decodes messages, checks sequence
+ * numbers and who may send what; when the peer has been silent for the whole of the
+ * peer timeout the link is dead.  Silence is the time in which this thread listened and
+ * nothing came: not while the queue below is full, nor while the thread did not run,
+ * because its CPU, process or machine was held up.  A peer on the same machine was too then.
+ *
+ * The other one sends PING when this side has sent nothing for a third of the peer
+ * timeout.  The receiver cannot do that as well: it may be busy with PAGES_WANTED, whose
+ * pages take their time on a slow wire, or wait until its queue has room.
  *
  * PING and ERROR are handled here, PAGES_WANTED by the session's function, the rest
  * waits in a short queue for the session's thread.
@@ -37,11 +39,14 @@ struct link {
 	struct monitor *mon;
 	struct transport_conn *conn;
 	enum tern_role role; /* ours */
-	pthread_t thread;
+	pthread_t thread, pinger;
 	bool running;
 
 	/* Sender side; send_lock is a leaf lock, held while a message goes out. */
 	pthread_mutex_t send_lock;
+	pthread_cond_t ping_cond; /* CLOCK_MONOTONIC; tells the pinger of a change of … */
+	uint64_t ping_ns;         /* … how long this side may be silent, … */
+	bool ping_stop;           /* … or its end */
 	uint32_t tx_seq;
 	uint64_t last_tx_ns;
 
@@ -57,6 +62,9 @@ struct link {
 	int (*wanted)(void *opaque, const struct wire_wanted *w, struct tern_error *err);
 	void *wanted_opaque;
 	bool wanted_soon; /* until then it waits */
+	/* Called once, with the lock held, when the link dies; NULL: nobody asked. */
+	void (*died)(void *opaque);
+	void *died_opaque;
 	bool stop;
 	bool draining;          /* drop what arrives */
 	bool dead;
@@ -77,7 +85,7 @@ struct link {
 int link_start(struct link *l, struct monitor *mon, struct transport_conn *conn,
 	       enum tern_role role, unsigned peer_timeout_ms, struct tern_error *err);
 
-/* link_stop - end the thread and free; the connection must have been aborted or be idle. */
+/* link_stop - end the threads and free; the connection must have been aborted or be idle. */
 void link_stop(struct link *l);
 
 /*
