@@ -403,6 +403,49 @@ static int check_ready(struct tern_session *s, struct tern_error *err)
 	return r;
 }
 
+/* Why load() is of no use, if so.  -errno with *err; mon.lock is held. */
+static int load_in_vain(struct tern_session *s, struct tern_error *err)
+{
+	int r = session_check(s, err);
+
+	if (!r && s->link.dead)
+		*err = s->link.error;
+	else if (!r && s->worker_failed_ns)
+		*err = s->worker_error;
+	return r ? r : err->code;
+}
+
+/*
+ * load() begins: if pages are missing it may wait for them, and who finds out that they will
+ * not come has to end that.  0 or -errno with *err.
+ */
+static int load_begin(struct tern_session *s, struct tern_error *err)
+{
+	int r = 0;
+
+	monitor_lock(&s->mon);
+	if (s->faults) {
+		r = load_in_vain(s, err);
+		s->loading = !r;
+		s->link.died = session_forsake_load;
+		s->link.died_opaque = s;
+	}
+	monitor_unlock(&s->mon);
+	return r;
+}
+
+/* load() is over.  0; -errno with *err: pages that it may have waited for did not come. */
+static int load_end(struct tern_session *s, struct tern_error *err)
+{
+	monitor_lock(&s->mon);
+	s->loading = false;
+	s->link.died = NULL;
+	int r = s->forsaken ? load_in_vain(s, err) : 0;
+
+	monitor_unlock(&s->mon);
+	return r;
+}
+
 /* Load the device state; READY says how long it took. */
 static int load_state(struct destination *d, struct tern_error *err)
 {
@@ -410,9 +453,16 @@ static int load_state(struct destination *d, struct tern_error *err)
 	struct tern_state_reader reader = { .buf = d->state.buf, .len = d->state.len };
 	uint64_t begin = now_ns();
 
+	int in_vain = load_begin(s, err);
+
+	if (in_vain)
+		return in_vain;
 	session_ask(s);
 	int r = s->vm.load ? s->vm.load(s->vm_opaque, &reader) : 0;
 
+	in_vain = load_end(s, err);
+	if (in_vain)
+		return in_vain;
 	if (r < 0)
 		return error_session(err, r,
 				     "the destination VMM could not load the device state (%zu of "

@@ -43,12 +43,13 @@ struct fault_thread {
 	struct faults *pool;
 	pthread_t thread;
 	bool running;
-	int wake_fd; /* eventfd: stop, or there are more mappers */
+	int wake_fd; /* eventfd: stop, there are more mappers, or forsaken */
 };
 
 struct faults {
 	struct faults_config c;
 	atomic_bool stop;
+	atomic_bool forsaken; /* one thread clears it, and does it */
 	struct fault_thread threads[FAULTS_THREADS_MAX];
 
 	pthread_mutex_t lock; /* all below; a leaf */
@@ -350,6 +351,8 @@ static void *fault_main(void *arg)
 			r = -errno;
 		if (p[0].revents)
 			(void)eventfd_read(t->wake_fd, &ignored);
+		if (atomic_exchange(&f->forsaken, false))
+			placement_forsake(f->c.placement);
 		if (!r)
 			r = drain(f, NULL);
 		for (unsigned i = 2; i < nr; i++) /* one whose process is gone ends alone */
@@ -369,6 +372,12 @@ void faults_mappers_changed(struct faults *f)
 	for (unsigned i = 0; i < FAULTS_THREADS_MAX; i++)
 		if (f->threads[i].running)
 			(void)eventfd_write(f->threads[i].wake_fd, 1);
+}
+
+void faults_forsake(struct faults *f)
+{
+	atomic_store(&f->forsaken, true);
+	faults_mappers_changed(f);
 }
 
 int faults_start(const struct faults_config *config, struct faults **out, struct tern_error *err)

@@ -55,6 +55,9 @@ void faults_stop(struct faults **f);
 /* faults_mappers_changed - the placement has one more.  Any thread. */
 void faults_mappers_changed(struct faults *f);
 
+/* faults_forsake - nothing will come: let go on who waits, soon (placement_forsake()).  Any thread. */
+void faults_forsake(struct faults *f);
+
 /* faults_ask_again - all that threads wait for, after the link was lost.  0 or -errno. */
 int faults_ask_again(struct faults *f);
 

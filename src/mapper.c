@@ -122,6 +122,12 @@ void mapper_delete(struct mapper **mp)
 	*mp = NULL;
 }
 
+void mapper_forsake(struct mapper *m)
+{
+	for (unsigned i = 0; i < m->nr; i++)
+		(void)uffd_unregister(&m->uffd, (void *)(uintptr_t)m->v[i].m.hva, m->v[i].m.size);
+}
+
 int mapper_fd(const struct mapper *m)
 {
 	return m->uffd.fd;

@@ -35,6 +35,9 @@ int mapper_new(const struct placement *p, int uffd, const struct tern_mapping *m
 /* mapper_delete - unregister its mappings, which wakes who waits, and free. */
 void mapper_delete(struct mapper **m);
 
+/* mapper_forsake - unregister its mappings, which wakes who waits; it stays. */
+void mapper_forsake(struct mapper *m);
+
 /* mapper_fd - its userfaultfd. */
 int mapper_fd(const struct mapper *m);
 

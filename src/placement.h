@@ -121,6 +121,14 @@ int placement_new(const struct region_list *regions, struct placement **out,
 /* placement_delete - unregister everything (who waits looks again) and free. */
 void placement_delete(struct placement **p);
 
+/*
+ * placement_forsake - nothing will come any more: unregister all, so that who waits goes on.
+ *
+ * It then reads zeros or old contents.  Fault threads, after placement_arm(); threads of
+ * channels may still be at work, and fail.
+ */
+void placement_forsake(struct placement *p);
+
 /* placement_hva - where the session writes region @id. */
 uint8_t *placement_hva(const struct placement *p, uint32_t id);
 

@@ -202,6 +202,14 @@ void placement_delete(struct placement **pp)
 	*pp = NULL;
 }
 
+void placement_forsake(struct placement *p)
+{
+	for (unsigned i = 0; i < p->nr; i++)
+		(void)uffd_unregister(&p->uffd, p->v[i].region->hva, p->v[i].region->size);
+	for (unsigned i = 0; i < atomic_load(&p->nr_mappers); i++)
+		mapper_forsake(p->mappers[i]);
+}
+
 uint8_t *placement_hva(const struct placement *p, uint32_t id)
 {
 	return p->v[id].alias ? p->v[id].alias : p->v[id].region->hva;

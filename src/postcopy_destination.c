@@ -201,16 +201,26 @@ static int await_pages(struct tern_session *s, struct tern_error *err)
 	return r;
 }
 
+/* Nothing is missing any more, but the source may not know it. */
+static void warn_unsure(struct tern_session *s, const struct tern_error *why)
+{
+	struct tern_error warning;
+
+	error_clear(&warning);
+	error_session(
+		&warning, why->code,
+		"all pages are here, but the source may not know (%s): leave the source guest "
+		"paused",
+		why->message);
+	session_event(s, TERN_EVENT_WARNING, &warning);
+}
+
 /* Nothing is missing: say so, and wait for BYE, without which nothing changes. */
 static void say_complete(struct tern_session *s)
 {
 	struct tern_error err;
 	struct wire_msg msg;
 
-	monitor_lock(&s->mon);
-	if (!s->times.end)
-		s->times.end = now_ns();
-	monitor_unlock(&s->mon);
 	error_clear(&err);
 	int r = link_send_empty(&s->link, WIRE_COMPLETE, &err);
 
@@ -220,19 +230,17 @@ static void say_complete(struct tern_session *s)
 			deadline_ns((int64_t)session_param(s, TERN_PARAM_PEER_TIMEOUT_MS)), &err);
 	if (!r)
 		return;
-	struct tern_error warning;
-
-	error_clear(&warning);
-	error_session(
-		&warning, err.code ? err.code : r,
-		"all pages are here, but the source may not know (%s): leave the source guest "
-		"paused",
-		err.message);
-	session_event(s, TERN_EVENT_WARNING, &warning);
+	if (!err.code)
+		error_session(&err, r, "%s", error_name(r));
+	warn_unsure(s, &err);
 }
 
-/* The link is lost: end all that used it, and tell the VMM. */
-static void pause_session(struct destination *d, const struct tern_error *why)
+/*
+ * The link is lost: end all that used it, and tell the VMM.
+ *
+ * False: what had arrived was all there is, and nothing has to be recovered.
+ */
+static bool pause_session(struct destination *d, const struct tern_error *why)
 {
 	struct tern_session *s = d->s;
 	struct tern_error warning;
@@ -240,8 +248,17 @@ static void pause_session(struct destination *d, const struct tern_error *why)
 	if (s->conn)
 		s->conn->ops->abort(s->conn);
 	set_link_up(s, false);
-	destination_stop_receivers(s);
+	destination_stop_receivers(s); /* which place what they have first */
 	session_close_link(s);
+	if (!atomic_load(&s->placement->left)) {
+		monitor_lock(&s->mon);
+		error_clear(&s->error);
+		error_clear(&s->worker_error);
+		s->worker_failed_ns = 0;
+		monitor_unlock(&s->mon);
+		warn_unsure(s, why);
+		return false;
+	}
 	error_clear(&warning);
 	error_session(&warning, why->code,
 		      "the link to the source was lost (%s); %" PRIu64
@@ -257,6 +274,7 @@ static void pause_session(struct destination *d, const struct tern_error *why)
 	monitor_unlock(&s->mon);
 	session_set_state(s, TERN_STATE_POSTCOPY_PAUSED);
 	session_event(s, TERN_EVENT_WARNING, &warning);
+	return true;
 }
 
 /* A new link with the source.  0 or -errno with *err; a stranger changes nothing. */
@@ -282,7 +300,12 @@ static int take_link(struct destination *d, struct tern_error *err)
 	return faults_ask_again(s->faults);
 }
 
-/* Paused: until there is a new link.  0; -errno with *err: the session is given up. */
+/*
+ * Paused: until there is a new link.
+ *
+ * 0; 1: nothing is missing any more, and there is no link; -errno with *err: the session
+ * is given up.
+ */
 static int recover(struct destination *d, struct tern_error *err)
 {
 	struct tern_session *s = d->s;
@@ -307,8 +330,8 @@ static int recover(struct destination *d, struct tern_error *err)
 		destination_find_reason(s, r, &why);
 		if (s->state == TERN_STATE_POSTCOPY_PAUSED)
 			destination_dismiss(d, &why);
-		else
-			pause_session(d, &why);
+		else if (!pause_session(d, &why))
+			return 1;
 	}
 }
 
@@ -327,15 +350,19 @@ int postcopy_serve(struct destination *d, struct tern_error *err)
 		r = await_pages(s, &why);
 		if (!r)
 			break;
-		pause_session(d, &why);
-		r = recover(d, err);
-		if (r)
+		r = pause_session(d, &why) ? recover(d, err) : 1;
+		if (r < 0)
 			return r;
+		if (r)
+			break;
 	}
 	monitor_lock(&s->mon);
 	s->stats.postcopy_ns = now_ns() - begin;
+	if (!s->times.end)
+		s->times.end = now_ns();
 	monitor_unlock(&s->mon);
-	say_complete(s);
+	if (!r)
+		say_complete(s);
 	return 0;
 }
 

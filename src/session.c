@@ -18,6 +18,7 @@
 
 #include "blockers.h"
 #include "error.h"
+#include "faults.h"
 #include "kvm_vm.h"
 #include "params.h"
 #include "state.h"
@@ -364,6 +365,7 @@ int tern_session_cancel(struct tern_session *s)
 			assert(errno == EAGAIN);
 		if (s->listener)
 			s->listener->ops->listener_stop(s->listener);
+		session_forsake_load(s);
 		monitor_broadcast(&s->mon);
 	}
 	monitor_unlock(&s->mon);
@@ -486,12 +488,23 @@ void session_fail(struct tern_session *s, const struct tern_error *why)
 	monitor_unlock(&s->mon);
 }
 
+void session_forsake_load(void *opaque)
+{
+	struct tern_session *s = opaque;
+
+	if (!s->loading || s->forsaken)
+		return;
+	s->forsaken = true;
+	faults_forsake(s->faults);
+}
+
 void session_worker_failed(struct tern_session *s, const struct tern_error *why)
 {
 	monitor_lock(&s->mon);
 	if (!s->worker_failed_ns) {
 		s->worker_failed_ns = now_ns();
 		s->worker_error = *why;
+		session_forsake_load(s);
 	}
 	monitor_broadcast(&s->mon);
 	monitor_unlock(&s->mon);

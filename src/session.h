@@ -147,6 +147,8 @@ struct tern_session {
 	_Atomic(struct placement *) armed_placement; /* the same, from the switchover on; any
 						      * thread of a channel */
 	struct faults *faults;
+	bool loading;  /* load() may wait for pages; under mon.lock */
+	bool forsaken; /* and they will not come */
 	struct pusher *pusher;         /* source, if so */
 	uint8_t by_contents[WIRE_BY_CONTENTS_MAX]; /* source: what REGIONS_ACK said */
 	unsigned by_contents_len;
@@ -195,6 +197,14 @@ void session_fail(struct tern_session *s, const struct tern_error *why);
  */
 #define SESSION_GRACE_MS 200u
 void session_worker_failed(struct tern_session *s, const struct tern_error *why);
+
+/*
+ * session_forsake_load - no page will come any more; with mon.lock held.
+ *
+ * A load() that reads guest RAM must not wait for one: it goes on, and what it does is
+ * thrown away.  Does nothing outside load().
+ */
+void session_forsake_load(void *session);
 
 /*
  * session_wait_until - with mon.lock held: sleep until something changes.

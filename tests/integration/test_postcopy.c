@@ -16,6 +16,7 @@
 #include "monitor.h"
 #include "postcopy_recover.h"
 #include "postcopy_rig.h"
+#include "wire.h"
 
 /* ---------------------------------------------------------------------- moves */
 
@@ -455,6 +456,15 @@ static void read_ram(void *opaque)
 			atomic_fetch_add(&r->wrong, 1);
 }
 
+/* The same, whatever is there. */
+static void touch_ram(void *opaque)
+{
+	struct rig *r = opaque;
+
+	for (uint64_t p = 0; p < r->src.pages[0]; p++)
+		(void)*(volatile uint8_t *)(r->dst.ram[0] + p * TERN_PAGE_SIZE);
+}
+
 static void load_may_read_guest_ram(void **state)
 {
 	enum testvm_backing backings[] = { TESTVM_MEMFD, TESTVM_ANON };
@@ -545,6 +555,14 @@ static void cancel_in_save(void **state)
 	rig_fini(&r);
 }
 
+static void cancel_destination_and_read_ram(void *opaque)
+{
+	struct rig *r = opaque;
+
+	assert_int_equal(tern_session_cancel(r->d), 0);
+	touch_ram(r);
+}
+
 static void read_ram_and_cancel(void *opaque)
 {
 	read_ram(opaque);
@@ -571,6 +589,42 @@ static void cancel_in_load(void **state)
 		assert_int_equal(atomic_load(&r.wrong), 0);
 		rig_assert_source_runs(&r);
 		assert_int_equal(atomic_load(&r.src.resumes), 1);
+		rig_fini(&r);
+	}
+}
+
+static void cancel_source_and_read_ram(void *opaque)
+{
+	cancel_source(opaque);
+	touch_ram(opaque);
+}
+
+/* load() reads pages that will not come any more: it goes on, in vain. */
+static void pages_do_not_come_in_load(void **state)
+{
+	enum testvm_backing backings[] = { TESTVM_MEMFD, TESTVM_ANON };
+	void (*hooks[])(void *) = { cancel_source_and_read_ram, cancel_destination_and_read_ram,
+				    touch_ram };
+	const uint64_t pages[] = { 1024 };
+
+	for (int i = 0; i < 6; i++) {
+		struct rig r;
+
+		rig_init(&r, state, backings[i % 2], 1, pages, 1);
+		if (hooks[i / 2] == touch_ram) { /* the link is lost instead */
+			rig_cuttable(&r);
+			rig_cut(&r, FAULT_DESTINATION, FAULT_SEND, WIRE_PAGES_WANTED, 1);
+		}
+		rig_sessions(&r, TERN_MODE_POSTCOPY);
+		r.dst.on_load = hooks[i / 2];
+		r.dst.hook_opaque = &r;
+		rig_start(&r);
+		rig_wait(&r);
+		assert_int_equal(tern_session_outcome(r.s), TERN_OUTCOME_SOURCE);
+		assert_int_equal(tern_session_outcome(r.d), TERN_OUTCOME_SOURCE);
+		rig_assert_source_runs(&r);
+		assert_int_equal(atomic_load(&r.src.resumes), 1);
+		assert_int_equal(atomic_load(&r.dst.resumes), 0);
 		rig_fini(&r);
 	}
 }
@@ -709,6 +763,7 @@ static const struct lane_case cases[] = {
 	LANE_CASE(figures_add_up),
 	LANE_CASE(cancel_in_save),
 	LANE_CASE(cancel_in_load),
+	LANE_CASE(pages_do_not_come_in_load),
 	LANE_CASE(cancel_after_go_is_refused),
 	LANE_CASE(load_that_fails),
 	LANE_CASE(destination_cannot_resume),
