@@ -182,6 +182,7 @@ void machine_delete(struct machine **mp)
 	pthread_mutex_lock(&m->lock);
 	m->quit = true;
 	m->running = false;
+	serial_end(&m->serial);
 	for (unsigned i = 0; i < m->nr_vcpus; i++)
 		vcpu_kick(&m->vcpus[i]);
 	pthread_cond_broadcast(&m->wake);
@@ -295,6 +296,8 @@ void machine_crash(struct machine *m, const char *why)
 	m->running = false;
 	for (unsigned i = 0; i < m->nr_vcpus; i++)
 		vcpu_kick(&m->vcpus[i]);
+	pthread_cond_broadcast(&m->wake); /* for those that the throttle lets sleep */
+	pthread_cond_broadcast(&m->moved); /* for machine_resume(), whose caller has locks */
 	pthread_mutex_unlock(&m->lock);
 	if (first && m->cfg.crashed)
 		m->cfg.crashed(m->cfg.opaque, why);

@@ -30,8 +30,14 @@ _Static_assert(sizeof(notice_names) / sizeof(notice_names[0]) == TERN_NOTICE_NR,
 
 void migration_init(struct migration *g, struct vmm *v)
 {
+	pthread_rwlockattr_t attr;
+
 	*g = (struct migration){ .vmm = v };
-	pthread_rwlock_init(&g->vcpu_lock, NULL);
+	/* vCPUs whose dirty limit holds them back have the lock nearly all the time. */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&g->vcpu_lock, &attr);
+	pthread_rwlockattr_destroy(&attr);
 }
 
 /* From now on vCPUs' threads use @s; NULL: none. */
@@ -44,6 +50,8 @@ static void lend_session(struct migration *g, struct tern_session *s)
 
 void migration_fini(struct migration *g)
 {
+	if (g->session)
+		(void)tern_session_cancel(g->session); /* at once, whatever vCPUs do */
 	lend_session(g, NULL);
 	tern_session_delete(&g->session);
 }
@@ -81,6 +89,12 @@ bool migration_must_stay(const struct migration *g)
 	}
 }
 
+bool migration_in_doubt(const struct migration *g)
+{
+	return g->session && g->role == TERN_SOURCE && !atomic_load(&g->ran_there) &&
+	       tern_session_state(g->session) == TERN_STATE_POSTCOPY_PAUSED;
+}
+
 /* --------------------------------------------- callbacks, on the session's thread */
 
 /* A callback fails: say why on stderr, and to the operators of both sides. */
@@ -99,9 +113,16 @@ static int vm_pause(void *opaque)
 	struct vmm *v = g->vmm;
 
 	pthread_mutex_lock(&v->lock);
+	bool crashed = v->state == RUN_INTERNAL_ERROR;
+
 	g->wants_to_run = v->state == RUN_RUNNING;
-	v->state = RUN_FINISH_MIGRATE;
+	if (!crashed)
+		v->state = RUN_FINISH_MIGRATE;
 	pthread_mutex_unlock(&v->lock);
+	if (crashed) {
+		tern_session_explain(g->session, "the guest has crashed");
+		return -EIO;
+	}
 	machine_pause(v->machine, -1);
 	if (g->wants_to_run)
 		events_post(&v->events, "STOP", NULL);
@@ -223,6 +244,8 @@ static void on_event(void *opaque, const struct tern_event *e)
 		vmm_complain("%s", e->error->message);
 	if (e->type != TERN_EVENT_STATE)
 		return;
+	if (e->state == TERN_STATE_POSTCOPY_ACTIVE)
+		atomic_store(&g->ran_there, true);
 	if (e->state == TERN_STATE_COMPLETED || e->state == TERN_STATE_FAILED ||
 	    e->state == TERN_STATE_CANCELLED)
 		on_end(g);
@@ -283,6 +306,7 @@ static int session_make(struct migration *g, enum tern_role role, struct tern_er
 	if (ret)
 		return cli_fail(err, ret, "cannot make a session: %s", strerror(-ret));
 	g->role = role;
+	atomic_store(&g->ran_there, false);
 	for (unsigned i = 0; i < RAM_REGIONS; i++) {
 		const struct ram_region *r = &m->ram.region[i];
 		const struct tern_region_desc desc = {

@@ -10,6 +10,7 @@
  */
 
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <tern/tern.h>
 #include <pthread.h>
@@ -24,6 +25,7 @@ struct migration {
 	struct tern_session *session; /* NULL: there was none yet; main thread */
 	pthread_rwlock_t vcpu_lock; /* guards this: the session, as vCPUs' threads may use it */
 	struct tern_session *vcpu_session;
+	atomic_bool ran_there; /* source: the destination said that it runs the guest */
 	/* Is the guest to run on?  Written by pause() or load(), read by later callbacks. */
 	bool wants_to_run;
 };
@@ -38,6 +40,12 @@ bool migration_runs(const struct migration *g);
 
 /* migration_must_stay - would migration_fini() wait for the other side (postcopy)? */
 bool migration_must_stay(const struct migration *g);
+
+/*
+ * migration_in_doubt - is this a source whose postcopy is paused and whose destination was told
+ * to run the guest, but never said that it does?  The memory here is complete then.
+ */
+bool migration_in_doubt(const struct migration *g);
 
 /* migration_start - be the source.  Returns at once.  0, or -errno with *@err. */
 int migration_start(struct migration *g, const char *uri, struct tern_error *err);

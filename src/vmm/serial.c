@@ -11,6 +11,7 @@
 #define LCR_DLAB 0x80u
 #define LSR_IDLE 0x60u /* holding register and transmitter are empty */
 #define MSR_LINE 0xb0u /* carrier, data set ready, clear to send */
+#define WAIT_MS 100 /* between two looks at whether to give up */
 #define IIR_NONE 0x01u
 
 void serial_init(struct serial *s, int fd)
@@ -25,19 +26,32 @@ void serial_fini(struct serial *s)
 	pthread_mutex_destroy(&s->lock);
 }
 
-/* Write the line out.  An error drops it: a guest does not stop for its console. */
+void serial_end(struct serial *s)
+{
+	atomic_store(&s->ending, true);
+}
+
+/*
+ * Write the line out.  An error drops it: a guest does not stop for its console.  A pipe
+ * that poll() finds writable takes PIPE_BUF bytes without blocking (pipe(7)), a line is less.
+ */
 static void flush_locked(struct serial *s)
 {
 	unsigned done = 0;
 
 	while (done < s->len) {
-		ssize_t n = write(s->fd, s->line + done, s->len - done);
+		struct pollfd p = { .fd = s->fd, .events = POLLOUT };
+		ssize_t n;
 
+		if (poll(&p, 1, WAIT_MS) <= 0) {
+			if (atomic_load(&s->ending))
+				break;
+			continue;
+		}
+		n = write(s->fd, s->line + done, s->len - done);
 		if (n > 0)
 			done += (unsigned)n;
-		else if (errno == EAGAIN)
-			poll(&(struct pollfd){ .fd = s->fd, .events = POLLOUT }, 1, 100);
-		else if (errno != EINTR)
+		else if (errno != EINTR && errno != EAGAIN)
 			break;
 	}
 	s->len = 0;

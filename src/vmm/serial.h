@@ -5,10 +5,12 @@
 /*
  * The serial port: a 16550 that is always ready to send, has nothing to receive and
  * raises no interrupt.  What the guest sends goes to a file descriptor, a line at a
- * time.  If nobody reads there, the vCPU that sends waits.
+ * time.  If nobody reads there, the vCPU that sends waits, until serial_end().
  */
 
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define SERIAL_PORTS 8u
@@ -16,6 +18,7 @@
 
 struct serial {
 	int fd;
+	atomic_bool ending;
 	pthread_mutex_t lock; /* guards all below; taken by vCPU threads */
 	uint8_t ier, lcr, mcr, scr, fcr, dll, dlm;
 	unsigned len;
@@ -25,6 +28,9 @@ struct serial {
 /* serial_init, serial_fini - @fd is not closed. */
 void serial_init(struct serial *s, int fd);
 void serial_fini(struct serial *s);
+
+/* serial_end - the process ends: who waits for a reader gives up soon.  Any thread. */
+void serial_end(struct serial *s);
 
 /* serial_out, serial_in - the guest writes or reads port @reg (0 to 7).  vCPU threads. */
 void serial_out(struct serial *s, unsigned reg, uint8_t value);

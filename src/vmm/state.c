@@ -7,7 +7,11 @@
  * anything else about a vCPU; interrupt controllers and clock before vCPUs; of a vCPU the
  * special registers (which hold the LAPIC's base) before the LAPIC, the time stamp
  * counter before what compares with it (LAPIC timer, deadline MSR), and pending events
- * last.
+ * last.  The PIT comes behind them all: it ticks from then on, and one whose tick finds no
+ * LAPIC to take it waits for ever for the guest's acknowledgement.
+ *
+ * Saving goes by the same table, but asks for the MP states once before: that makes a vCPU
+ * take an INIT or SIPI that waits for it, which changes its registers.
  */
 
 #include "state.h"
@@ -32,7 +36,6 @@ static const struct state_row rows[] = {
 	  0, state_cpuid_save, state_cpuid_load },
 	{ "irqchip", 1, 3, sizeof(struct kvm_irqchip), 0, 0, 0, state_irqchip_save,
 	  state_irqchip_load },
-	{ "pit", 1, 1, sizeof(struct kvm_pit_state2), 0, KVM_GET_PIT2, KVM_SET_PIT2, NULL, NULL },
 	{ "clock", 1, 1, STATE_CLOCK_BYTES, 0, 0, 0, state_clock_save, state_clock_load },
 	{ "serial", 1, 1, STATE_SERIAL_BYTES, 0, 0, 0, state_serial_save, state_serial_load },
 	VCPU_STRUCT("vcpu-regs", kvm_regs, KVM_GET_REGS, KVM_SET_REGS),
@@ -45,6 +48,7 @@ static const struct state_row rows[] = {
 	{ "vcpu-msrs", 1, 0, 0, STATE_MSR_BYTES, 0, 0, state_msrs_save, state_msrs_load },
 	VCPU_STRUCT("vcpu-mp-state", kvm_mp_state, KVM_GET_MP_STATE, KVM_SET_MP_STATE),
 	VCPU_STRUCT("vcpu-events", kvm_vcpu_events, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS),
+	{ "pit", 1, 1, sizeof(struct kvm_pit_state2), 0, KVM_GET_PIT2, KVM_SET_PIT2, NULL, NULL },
 };
 #define NR_ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -171,6 +175,19 @@ static int row_save(struct machine *m, const struct state_row *r, unsigned insta
 	return 0;
 }
 
+/* See above. */
+static int take_pending(struct machine *m, struct tern_error *err)
+{
+	struct kvm_mp_state ignored;
+
+	for (unsigned i = 0; i < m->nr_vcpus; i++)
+		if (ioctl(m->vcpus[i].fd, KVM_GET_MP_STATE, &ignored))
+			return cli_fail(err, -errno,
+					"device state: cannot read the MP state of vCPU %u: %s", i,
+					strerror(errno));
+	return 0;
+}
+
 int state_save(struct machine *m, bool running, struct section_buf *out, struct tern_error *err)
 {
 	unsigned nr = 1;
@@ -180,6 +197,7 @@ int state_save(struct machine *m, bool running, struct section_buf *out, struct 
 		ret = machine_save(m, running, out);
 	if (ret)
 		return cli_fail(err, ret, "device state: out of memory");
+	ret = take_pending(m, err);
 	for (unsigned i = 0; i < NR_ROWS && !ret; i++)
 		for (unsigned k = 0; k < row_instances(m, &rows[i]) && !ret; k++, nr++)
 			ret = row_save(m, &rows[i], k, out, err);

@@ -104,6 +104,8 @@ int vmm_init(struct vmm *v, const struct args *args, struct tern_error *err)
 
 void vmm_fini(struct vmm *v)
 {
+	if (v->machine) /* lest pausing it waits for whoever should read its console */
+		serial_end(&v->machine->serial);
 	migration_fini(&v->migration);
 	tern_blockers_delete(&v->blockers);
 	machine_delete(&v->machine);
@@ -172,9 +174,12 @@ int vmm_stop(struct vmm *v, struct tern_error *err)
 
 int vmm_cont(struct vmm *v, bool force, struct tern_error *err)
 {
-	bool resumed = false;
+	/* Postcopy that waits for a destination of which nobody knows whether it runs the guest. */
+	bool in_doubt = migration_in_doubt(&v->migration), resumed = false;
 	int ret = 0;
 
+	if (in_doubt && force)
+		migration_fini(&v->migration);
 	pthread_mutex_lock(&v->lock);
 	switch (v->state) {
 	case RUN_RUNNING:
@@ -186,12 +191,15 @@ int vmm_cont(struct vmm *v, bool force, struct tern_error *err)
 		}
 		ret = machine_resume(v->machine);
 		resumed = !ret;
-		if (resumed) {
-			v->state = RUN_RUNNING;
+		v->state = resumed ? RUN_RUNNING : RUN_INTERNAL_ERROR;
+		if (resumed)
 			v->in_doubt = false;
-		}
 		break;
 	default:
+		if (in_doubt) {
+			ret = doubt(err);
+			break;
+		}
 		ret = cli_fail(err, -EBUSY, "the guest cannot be continued here: its state is %s",
 			       vmm_state_name(v->state));
 	}

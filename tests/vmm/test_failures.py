@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
 """Migrations of real guests that fail, and links that are lost."""
+import fcntl
 import os
+import select
 import subprocess
+import time
 
-from case import Case, SMALL, STATETOOL, main
-from vmmtool import TIMEOUT, Proxy
+from case import Case, SMALL, STATETOOL, TERN_VM, main
+from vmmtool import TIMEOUT, Proxy, Vm
 
 
 class Failures(Case):
@@ -63,6 +66,39 @@ class Failures(Case):
         self.refused(vm, "GenericError", ["force"], "migrate", uri="tcp:127.0.0.1:1")
         vm.command("cont", force=True)
         self.serial.wait_more()
+
+    def test_destination_vanishes_after_go_of_postcopy(self):
+        """The same; the session waits for a destination that may have the guest until then."""
+        vm = self.vm(*SMALL)
+        self.serial.wait_more()
+        vm.command("migrate-set-parameters", mode="postcopy")
+        with subprocess.Popen([STATETOOL, "vanish", "64", os.path.join(self.folder, "state")],
+                              stdout=subprocess.PIPE, text=True) as tool:
+            vm.command("migrate", uri=tool.stdout.readline().strip())
+            vm.wait_migration("postcopy-paused")
+        self.assertTrue(self.serial.is_silent())
+        self.refused(vm, "GenericError", ["force"], "cont")
+        vm.command("cont", force=True)
+        self.assertEqual(vm.wait_migration("completed", "failed"), "failed")
+        self.assertEqual(vm.status(), "running")
+        self.serial.wait_more()
+
+    def test_nobody_reads_the_console(self):
+        """A vCPU waits for a reader of its line; the end of the process does not."""
+        console = os.path.join(self.folder, "console")
+        os.mkfifo(console)
+        reader = os.open(console, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+        vm = Vm(TERN_VM, self.folder, console, *SMALL)
+        self.addCleanup(vm.kill)
+        full = select.poll()
+        full.register(vm.out, select.POLLOUT)
+        end = time.monotonic() + TIMEOUT
+        while full.poll(0):
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+        self.assertEqual(vm.quit(), 0)
 
     def test_source_dies(self):
         """The destination has no guest then, and can wait for another one."""

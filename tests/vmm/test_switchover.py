@@ -164,6 +164,16 @@ class Switchover(Case):
         self.assertNotIn("cpu-throttle-percentage", a.command("query-migrate"))
         self.serial.wait_more()
 
+    def test_quit_while_vcpus_are_held_back(self):
+        """They have the session nearly all the time; the end of the process gets it."""
+        a, b = self.begin(("--mem", "64M", "--vcpus", "4", "--dirty", "ring", "--guest", "dirty",
+                           "--guest-args", "rate=419430400 ws=33554432"),
+                          vcpu_dirty_limit=1 << 20, max_bandwidth=SLOW, downtime_limit=1)
+        self.until(lambda: a.command("query-migrate")["ram"]["dirty-sync-count"] >= 2, "rounds")
+        self.assertEqual(a.quit(), 0)
+        self.assertIn(b.wait_migration("completed", "failed", "cancelled"),
+                      ("failed", "cancelled"))
+
 
 if __name__ == "__main__":
     main()
