@@ -101,7 +101,7 @@ static const struct option_row rows[] = {
 	[SLOT_WORKING_SET] = { "working-set", KIND_PAGES, 0, ARGS_SIZE_MAX },
 	[SLOT_PATTERN] = { "pattern", KIND_WORD, .words = "uniform|sequential|hot|alternate" },
 	[SLOT_MODE] = { "mode", KIND_WORD, .words = "precopy|postcopy|hybrid" },
-	[SLOT_PRECOPY_ROUNDS] = { "precopy-rounds", KIND_NUMBER, 0, UINT32_MAX },
+	[SLOT_PRECOPY_ROUNDS] = { "precopy-rounds", KIND_NUMBER, 1, UINT32_MAX },
 	[SLOT_MAX_POSTCOPY_BANDWIDTH] = { "max-postcopy-bandwidth", KIND_SIZE, 0, ARGS_RATE_MAX },
 	[SLOT_FAULT_THREADS] = { "fault-threads", KIND_NUMBER, 0, UINT32_MAX },
 	[SLOT_CHANNELS] = { "channels", KIND_NUMBER, 1, 64 },

@@ -152,13 +152,13 @@ void info_kvm(struct info *info)
 		 version == KVM_API_VERSION ? NULL : "use a kernel whose KVM has API version 12",
 		 "%d", version);
 	info_kvm_cap(info, kvm, "manual-clear", KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-		     "use Linux 5.0 or newer to clear the dirty log piece by piece");
+		     "use Linux 5.2 or newer to clear the dirty log piece by piece");
 #if defined(__x86_64__)
 	info_kvm_cap(info, kvm, "dirty-ring", KVM_CAP_DIRTY_LOG_RING,
 		     "use Linux 5.11 or newer on a CPU with hardware dirty logging for the ring");
 #else
 	info_kvm_cap(info, kvm, "dirty-ring", KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
-		     "use Linux 6.3 or newer for the dirty ring");
+		     "use Linux 6.2 or newer for the dirty ring");
 #endif
 	close(kvm);
 }

@@ -60,6 +60,14 @@ static void print_head(FILE *out, const json_t *r)
 	fputc('\n', out);
 }
 
+/* Which transport, and why: of interest where it was chosen. */
+static void print_transport(FILE *out, const json_t *r)
+{
+	if (has(r, "transport_why"))
+		fprintf(out, LABEL "%s: %s\n", "transport", text(r, "transport"),
+			text(r, "transport_why"));
+}
+
 /* Guest RAM and its load. */
 static void print_guest(FILE *out, const json_t *r)
 {
@@ -212,6 +220,7 @@ static void print_verify(FILE *out, const json_t *v, const char *label, const ch
 void report_print(FILE *out, const json_t *r)
 {
 	print_head(out, r);
+	print_transport(out, r);
 	print_guest(out, r);
 	if (has(r, "total_ms")) {
 		print_figures(out, r);
