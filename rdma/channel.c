@@ -545,7 +545,8 @@ void vchan_stats(const struct transport_channel *base, struct tern_channel_stats
 	const struct verbs_channel *ch = (const struct verbs_channel *)base;
 	uint64_t first = atomic_load_explicit(&ch->fig.first_write_ns, memory_order_relaxed);
 
-	out->first_write_ns = first ? first : TRANSPORT_NO_WRITE_YET;
+	if (!out->first_write_ns || out->first_write_ns == TRANSPORT_NO_WRITE_YET)
+		out->first_write_ns = first ? first : TRANSPORT_NO_WRITE_YET; /* the first link's */
 	out->bytes += atomic_load_explicit(&ch->fig.bytes, memory_order_relaxed);
 	out->writes += atomic_load_explicit(&ch->fig.writes, memory_order_relaxed);
 	out->stalls += atomic_load_explicit(&ch->fig.stalls, memory_order_relaxed);

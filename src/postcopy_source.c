@@ -211,6 +211,7 @@ static void take_figures(struct source *src, uint64_t begin)
 	struct sender_result result;
 
 	sender_result(s->sender, &result);
+	pusher_take_asked(s->pusher, &result);
 	struct tern_round_stats round = {
 		.round = ++src->round,
 		.final = 1,

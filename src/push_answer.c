@@ -182,5 +182,8 @@ int pusher_answer(struct pusher *p, struct transport_channel *ch, const struct w
 		e = go_on(&b, &w->v[i], err);
 	if (!e)
 		e = batch_flush(&b, err);
+	atomic_fetch_add(&p->asked_normal, result.normal_pages);
+	atomic_fetch_add(&p->asked_zero, result.zero_pages);
+	atomic_fetch_add(&p->asked_bytes, result.bytes);
 	return e;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bitmap.h"
+#include "monitor.h"
 #include "populated.h"
 
 #define WINDOW_WORDS (WINDOW_PAGES / 64u)
@@ -38,6 +39,15 @@ static int flush_list(struct batch *b, enum wire_notify_type type, struct wire_r
 	return b->ch->ops->notify(b->ch, b->buf, len, err);
 }
 
+/* Contents are about to leave. */
+static void note_first(struct pusher *p)
+{
+	uint64_t none = 0;
+
+	if (!atomic_load_explicit(&p->first_ns, memory_order_relaxed))
+		atomic_compare_exchange_strong(&p->first_ns, &none, now_ns());
+}
+
 /* Write what was gathered, and say that it is there. */
 static int flush_ranges(struct batch *b, struct tern_error *err)
 {
@@ -53,6 +63,7 @@ static int flush_ranges(struct batch *b, struct tern_error *err)
 			.first_page = b->ranges[i].offset / TERN_PAGE_SIZE,
 			.nr_pages = b->ranges[i].len / TERN_PAGE_SIZE,
 		};
+	note_first(b->p);
 	r = b->ch->ops->write(b->ch, b->ranges, b->nr, err);
 	b->result->bytes += b->bytes;
 	b->nr = 0;
@@ -111,6 +122,7 @@ static int put_contents(struct batch *b, const struct region *r, uint64_t first,
 			.contents = { .region = r->id, .first_page = at },
 		};
 
+		note_first(b->p);
 		e = b->ch->ops->push(b->ch, b->buf, wire_notify_encode(&msg, b->buf), &range, err);
 		b->result->bytes += range.len;
 	}

@@ -166,6 +166,18 @@ uint64_t pusher_asked_ns(const struct pusher *p)
 	return atomic_load_explicit(&p->asked_ns, memory_order_relaxed);
 }
 
+void pusher_take_asked(struct pusher *p, struct sender_result *out)
+{
+	out->normal_pages += atomic_exchange(&p->asked_normal, 0);
+	out->zero_pages += atomic_exchange(&p->asked_zero, 0);
+	out->bytes += atomic_exchange(&p->asked_bytes, 0);
+}
+
+uint64_t pusher_first_byte_ns(const struct pusher *p)
+{
+	return atomic_load_explicit(&p->first_ns, memory_order_relaxed);
+}
+
 void pusher_stats(const struct pusher *p, struct tern_postcopy_stats *out)
 {
 	out->requests = atomic_load(&p->requests);

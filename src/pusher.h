@@ -37,6 +37,7 @@
 #include "zero.h"
 
 struct pusher;
+struct sender_result;
 struct tern_error;
 
 struct pusher_config {
@@ -88,6 +89,16 @@ int pusher_work(void *pusher, struct transport_channel *ch, int node, const atom
  */
 int pusher_answer(struct pusher *p, struct transport_channel *ch, const struct wire_wanted *w,
 		  struct tern_error *err);
+
+/*
+ * pusher_take_asked - add to *out what answers to requests have sent since the last call.
+ *
+ * What the background sends counts in the results of its threads.  Any thread.
+ */
+void pusher_take_asked(struct pusher *p, struct sender_result *out);
+
+/* pusher_first_byte_ns - when the first contents left (now_ns() clock); 0: not yet.  Any thread. */
+uint64_t pusher_first_byte_ns(const struct pusher *p);
 
 /* pusher_stats - requests, duplicates, read_ahead_hits.  Any thread. */
 void pusher_stats(const struct pusher *p, struct tern_postcopy_stats *out);

@@ -65,6 +65,9 @@ struct pusher {
 
 	_Atomic uint64_t asked_ns; /* when the guest asked last */
 	_Atomic uint64_t requests, duplicates, hits;
+	/* What answers have sent and pusher_take_asked() has not counted yet. */
+	_Atomic uint64_t asked_normal, asked_zero, asked_bytes;
+	_Atomic uint64_t first_ns; /* when the first contents left; 0: not yet */
 };
 
 /* What one thread has gathered for its channel. */

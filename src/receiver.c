@@ -289,5 +289,5 @@ void receiver_channel_stats(const struct receiver *r, unsigned i, struct tern_ch
 	out->numa_node = t->node;
 	snprintf(out->cpus, sizeof(out->cpus), "%s", t->cpus);
 	out->cpu = atomic_load(&t->cpu);
-	out->cpu_ns = atomic_load(&t->cpu_ns);
+	out->cpu_ns += atomic_load(&t->cpu_ns); /* to that of earlier links */
 }

@@ -26,7 +26,7 @@ void receiver_join(struct receiver *r);
 /* receiver_stop - join the threads and free. */
 void receiver_stop(struct receiver **r);
 
-/* receiver_channel_stats - node, cpus, cpu, cpu_ns of thread @i.  mon.lock is held. */
+/* receiver_channel_stats - node, cpus and cpu, and cpu_ns added, of thread @i.  mon.lock is held. */
 void receiver_channel_stats(const struct receiver *r, unsigned i, struct tern_channel_stats *out);
 
 #endif

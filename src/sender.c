@@ -586,7 +586,7 @@ void sender_channel_stats(const struct sender *s, unsigned i, struct tern_channe
 	out->numa_node = w->node;
 	snprintf(out->cpus, sizeof(out->cpus), "%s", w->cpus);
 	out->cpu = atomic_load(&w->cpu);
-	out->cpu_ns = atomic_load(&w->cpu_ns);
+	out->cpu_ns += atomic_load(&w->cpu_ns); /* to that of earlier links */
 }
 
 uint64_t sender_overhead_bytes(const struct sender *s)

@@ -299,7 +299,16 @@ int session_expose(struct tern_session *s, struct transport_conn *conn, struct t
 /* session_end - final state and outcome; wakes tern_session_wait(). */
 void session_end(struct tern_session *s, enum tern_state state, enum tern_outcome outcome);
 
-/* session_conn_stats - the connection's own figures, if it has any.  mon.lock is held. */
+/*
+ * session_first_byte_ns - when this side handed the first contents to the transport, by what
+ * the threads at work now know; 0: not yet.  mon.lock is held.
+ */
+uint64_t session_first_byte_ns(const struct tern_session *s);
+
+/*
+ * session_conn_stats - add the connection's own figures, if it has any, to those of earlier
+ * ones.  mon.lock is held.
+ */
 void session_conn_stats(const struct tern_session *s, struct tern_stats *st);
 
 /* session_close_link - stop the link's thread and close the connection. */

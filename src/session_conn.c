@@ -104,9 +104,10 @@ void session_conn_stats(const struct tern_session *s, struct tern_stats *st)
 	if (!s->conn || !s->conn->ops->conn_stats)
 		return;
 	s->conn->ops->conn_stats(s->conn, &c);
-	st->registration_ns = c.registration_ns;
-	st->registration_bytes = c.registration_bytes;
-	st->locked_peak_bytes = c.locked_peak_bytes;
+	st->registration_ns += c.registration_ns; /* to that of earlier links */
+	st->registration_bytes += c.registration_bytes;
+	if (c.locked_peak_bytes > st->locked_peak_bytes)
+		st->locked_peak_bytes = c.locked_peak_bytes;
 	snprintf(st->device, sizeof(st->device), "%s", c.device.name);
 	st->device_port = (int32_t)c.device.port;
 	st->device_node = c.device.name[0] ? c.device.numa_node : TERN_NODE_ANY;

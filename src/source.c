@@ -184,7 +184,7 @@ void source_stop_workers(struct source *src)
 		s->stats.engine_bytes = overhead_bytes(src);
 		for (unsigned i = 0; i < session_bulk_channels(s); i++)
 			sender_channel_stats(sender, i, &s->final_channels[i]);
-		uint64_t first = sender_first_byte_ns(sender);
+		uint64_t first = session_first_byte_ns(s);
 
 		if (first && !s->stats.first_byte_ns)
 			s->stats.first_byte_ns = first - s->times.begin;

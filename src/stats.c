@@ -68,6 +68,13 @@ static void sum_channels(struct tern_session *s, struct tern_stats *st)
 		st->first_byte_ns = since_begin(s, first);
 }
 
+uint64_t session_first_byte_ns(const struct tern_session *s)
+{
+	uint64_t first = s->sender ? sender_first_byte_ns(s->sender) : 0;
+
+	return !first && s->pusher ? pusher_first_byte_ns(s->pusher) : first;
+}
+
 /* mon.lock is held. */
 static void stats_now(struct tern_session *s, struct tern_stats *st)
 {
@@ -92,11 +99,8 @@ static void stats_now(struct tern_session *s, struct tern_stats *st)
 		st->setup_ns = s->times.setup_done - s->times.begin;
 	if (s->times.connected)
 		st->connected_ns = s->times.connected - s->times.begin;
-	if (s->sender) {
-		uint64_t first = sender_first_byte_ns(s->sender);
-
-		st->first_byte_ns = first ? first - s->times.begin : 0;
-	}
+	if (!st->first_byte_ns)
+		st->first_byte_ns = since_begin(s, session_first_byte_ns(s));
 	sum_channels(s, st);
 }
 

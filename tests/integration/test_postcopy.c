@@ -513,6 +513,9 @@ static void figures_add_up(void **state)
 		bytes += c.bytes;
 	assert_int_equal(sum, st.downtime_ns);
 	assert_int_equal(normal, st.normal_pages);
+	/* Every other page exists; asked for or not, each went once. */
+	assert_int_equal(normal + st.zero_pages, 4096);
+	assert_true(st.first_byte_ns > 0);
 	assert_true(bytes >= normal * TERN_PAGE_SIZE);
 	assert_int_equal(tern_session_stats_json(r.s, &json), 0);
 	assert_non_null(strstr(json, "\"mode\": \"postcopy\""));
