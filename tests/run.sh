@@ -8,7 +8,7 @@
 #           because these tests mostly wait
 #   lab     the suites that need an RDMA device, in VMs that have one (tests/lab);
 #           meanwhile the plain suite fault, asan, tsan and the fuzz targets run
-#   asan    all suites under address and undefined-behaviour sanitizers
+#   asan    all suites but perf under address and undefined-behaviour sanitizers
 #   tsan    unit and integration under the thread sanitizer
 #   fuzz    each fuzz target for a while, from its seed corpus
 # Under the sanitizers tests that differ from another one only by the transport or
@@ -394,7 +394,6 @@ test_asan_begin()
 	asan_begun=1
 	build_asan || return
 	asan_suites "$jobs" unit cli integration vmm
-	asan_suites 1 perf # figures mean nothing here
 }
 
 # test_asan_fault - which mostly waits for timeouts

@@ -80,7 +80,7 @@ def machines(build):
             program("kvm-migration", 200, f"{integration}/test_kvm", "tcp: *ring*", **slow),
             program("vmm-rdma", 300, *vmm, "Moves.test_check_precopy", "Moves.test_check_hybrid",
                     TERN_TEST_VMM_URI="rdma:192.168.77.1:0", TERN_TEST_VMM_MOVES="1",
-                    TERN_TEST_VMM_DIRTY="ring",
+                    TERN_TEST_VMM_DIRTY="ring", TERN_TEST_VMM_MEM="32M",
                     # A guest that writes all the time, on a CPU that it shares with who moves it.
                     TERN_TEST_VMM_PARAMETERS='{"auto-converge": true, "downtime-limit": 2000}',
                     **slow),
