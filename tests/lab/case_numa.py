@@ -23,7 +23,7 @@ REGIONS = 4
 NODE_CPUS = {0: {0, 1}, 1: {2, 3}}
 # Threads of tern, by name; those of the guest have the program's.
 OURS = ("tern-session", "tern-accept", "tern-send", "tern-receive", "tern-rdma-ctl",
-        "tern-rdma-reg", "tern-control")
+        "tern-rdma-reg", "tern-control", "tern-ping")
 
 
 def cpu_set(text):
