@@ -144,6 +144,71 @@ void lost_link_while_pages_move(void **state)
 	}
 }
 
+/* Something has come: it is not placed before the session has found the link lost. */
+struct losing {
+	struct rig *r;
+	atomic_bool done;
+};
+
+static void lose_link(void *opaque)
+{
+	struct losing *x = opaque;
+	struct tern_session *d = x->r->d;
+	bool up = true;
+
+	if (atomic_exchange(&x->done, true))
+		return;
+	monitor_lock(&d->mon);
+	struct transport_conn *conn = d->conn;
+
+	monitor_unlock(&d->mon);
+	conn->ops->abort(conn);
+	while (up) {
+		usleep(1000);
+		monitor_lock(&d->mon);
+		up = d->link_up;
+		monitor_unlock(&d->mon);
+	}
+}
+
+/* All that was missing had arrived: nothing is left that could be recovered. */
+void link_lost_with_the_last_page(void **state)
+{
+	enum testvm_backing backings[] = { TESTVM_MEMFD, TESTVM_ANON };
+	const uint64_t pages[] = { 1 };
+
+	for (int i = 0; i < 2; i++) {
+		struct tern_postcopy_stats st;
+		struct rig r;
+		struct losing x = { .r = &r };
+		const struct fault_rule rule = {
+			.side = FAULT_DESTINATION,
+			.op = FAULT_SERVE,
+			.msg_type = FAULT_ANY_TYPE,
+			.action = FAULT_CALL_AFTER,
+			.fn = lose_link,
+			.opaque = &x,
+		};
+
+		rig_init(&r, state, backings[i], 1, pages, 1);
+		rig_cuttable(&r);
+		assert_int_equal(fault_net_add(r.net, &rule), 0);
+		rig_sessions(&r, TERN_MODE_POSTCOPY);
+		rig_start(&r);
+		rig_await_state(&r, r.d, TERN_STATE_COMPLETED);
+		rig_assert_text(&r.dst_heard, r.dst_heard.warning, "all pages are here");
+		assert_int_equal(rig_postcopy(r.d, &st)->missing_pages, 0);
+		assert_int_equal(tern_session_wait(r.d, -1), 0);
+		assert_int_equal(tern_session_outcome(r.d), TERN_OUTCOME_DESTINATION);
+		assert_memory_equal(r.dst.ram[0], r.src.ram[0], TERN_PAGE_SIZE);
+		assert_true(r.dst.is_running);
+		rig_await_state(&r, r.s, TERN_STATE_POSTCOPY_PAUSED);
+		assert_false(r.src.is_running);
+		tern_session_delete(&r.s);
+		rig_fini(&r);
+	}
+}
+
 /* Nothing that the guest wrote since may be overwritten by what comes again. */
 void guest_writes_across_lost_links(void **state)
 {

@@ -6,6 +6,7 @@
 
 void lost_link_pauses_both_sides(void **state);
 void lost_link_while_pages_move(void **state);
+void link_lost_with_the_last_page(void **state);
 void guest_writes_across_lost_links(void **state);
 void lost_link_of_huge_pages(void **state);
 void requests_are_lost_several_times(void **state);
@@ -25,6 +26,7 @@ void paused_session_is_not_cancelled(void **state);
 
 #define POSTCOPY_RECOVER_CASES                                                                     \
 	LANE_CASE(lost_link_pauses_both_sides), LANE_CASE(lost_link_while_pages_move),             \
+		LANE_CASE(link_lost_with_the_last_page),                                           \
 		LANE_CASE(guest_writes_across_lost_links), LANE_CASE(lost_link_of_huge_pages),     \
 		LANE_CASE(requests_are_lost_several_times),                                        \
 		LANE_CASE(recovery_is_cut_at_every_step),                                          \
