@@ -74,7 +74,7 @@ int registrars_start(struct verbs_conn *c, void *(*main)(void *), struct tern_er
 					     error_name(-rc));
 		k->registrars[i].running = true;
 	}
-	return 0;
+	return rc;
 }
 
 void registrars_stop(struct verbs_conn *c)

@@ -430,6 +430,30 @@ static void wanted_before_expose(void **state)
 	assert_destination_dies(p, "too many keys before memory was exposed");
 }
 
+/* What came before memory was exposed is looked at when it is: expose() says what was wrong. */
+static void bad_wanted_before_expose(void **state)
+{
+	const struct key_wanted w = { .region = 1, .len = PAIR_PAGE, .channel = KEYS_ANY_CHANNEL };
+	struct transport_memory m = { .size = PAIR_PAGE, .fd = -1, .numa_node = -1 };
+	struct verbs_pair *p = *state;
+	struct tern_error err = { 0 };
+	struct keys *k;
+	bool kept;
+
+	assert_int_equal(pair_connect(p), 0);
+	k = &to_conn(p->dst)->keys;
+	send_wanted(p, &w);
+	do {
+		sched_yield();
+		pthread_mutex_lock(&k->lock);
+		kept = k->early;
+		pthread_mutex_unlock(&k->lock);
+	} while (!kept);
+	m.hva = p->dmem[0] = aligned_alloc(PAIR_PAGE, PAIR_PAGE);
+	assert_int_equal(p->t->expose(p->dst, &m, 1, &err), -EPROTO);
+	pair_assert_says(&err, "asked for the key of region 1");
+}
+
 /* Requests that break the rules, one each. */
 static void bad_wanted(void **state)
 {
@@ -499,6 +523,7 @@ int main(int argc, char **argv)
 		T(keys_in_a_bad_frame),
 		T(release_of_what_is_not_held),
 		T(wanted_before_expose),
+		T(bad_wanted_before_expose),
 		T(bad_wanted),
 		T(wanted_above_the_budget),
 	};
