@@ -375,46 +375,58 @@ static void grant_free(struct grant *g)
 	free(g);
 }
 
-void grants_answer(struct verbs_conn *c, struct grant *g, uint32_t channel, int status,
-		   uint32_t rkey, struct answers *a)
+/* Add the answer to @channel's request for @g to @a: a key, or a status that says why not. */
+static void answer_put(const struct verbs_conn *c, const struct grant *g, uint32_t channel,
+		       int status, uint32_t rkey, struct answers *a)
 {
-	struct keys *k = &c->keys;
-
 	a->v[a->nr++] = (struct key_granted){
 		.id = g->id,
 		.status = status,
 		.remote_va = (uintptr_t)c->mem[g->region].hva + g->offset,
 		.limit = verbs_memlock_limit(),
-		.rkey = status ? 0 : rkey,
+		.rkey = rkey,
 		.channel = channel,
 	};
+}
+
+void grants_answer(struct verbs_conn *c, struct grant *g, uint32_t channel, uint32_t rkey,
+		   struct answers *a)
+{
+	struct keys *k = &c->keys;
+
+	answer_put(c, g, channel, 0, rkey, a);
 	pthread_mutex_lock(&k->lock);
 	g->unanswered--;
-	if (!status)
-		g->nr_given++;
-	else if (channel != KEYS_ANY_CHANNEL)
-		g->channels &= ~(1ull << channel);
+	g->nr_given++;
 	pthread_mutex_unlock(&k->lock);
 }
 
-/* @job was refused: nobody else has its grant, or is going to?  Then it is forgotten. */
-static void forget_refused(struct verbs_conn *c, struct grant_job *job)
+/*
+ * Answer @job with @status, and forget its grant if nobody else has it, or is going to.
+ *
+ * It is forgotten in the moment in which it counts as answered: with the lock dropped in
+ * between, the pump would take a release of the number, or another request for it, for a
+ * grant that is about to be freed.
+ */
+static void refuse(struct verbs_conn *c, struct grant_job *job, int status, struct answers *a)
 {
-	struct grant *g = job->grant;
+	struct grant *g = job->grant, *unused = NULL;
 	struct keys *k = &c->keys;
-	bool unused;
 
+	answer_put(c, g, job->channel, status, 0, a);
 	pthread_mutex_lock(&k->lock);
-	unused = !g->unanswered && !g->nr_given;
-	if (unused) {
+	g->unanswered--;
+	if (job->channel != KEYS_ANY_CHANNEL)
+		g->channels &= ~(1ull << job->channel);
+	if (!g->unanswered && !g->nr_given) {
+		unused = g;
 		job->grant = NULL; /* others look at the job until it is off the queue */
 		k->granted[g->id] = NULL;
 		k->there -= g->len;
 		k->here -= g->len;
 	}
 	pthread_mutex_unlock(&k->lock);
-	if (unused)
-		grant_free(g);
+	grant_free(unused);
 }
 
 /* A request: register, and answer.  keys.lock is held, and dropped meanwhile. */
@@ -432,11 +444,10 @@ static void serve_wanted(struct registrar *r, struct grant_job *job, struct answ
 			rc = window_open(c, g, job->channel);
 			bound = !rc;
 		}
-		if (!bound)
-			grants_answer(c, g, job->channel, rc, rc || c->windows ? 0 : g->mr->rkey,
-				      a);
 		if (rc)
-			forget_refused(c, job);
+			refuse(c, job, rc, a);
+		else if (!bound) /* otherwise the pump answers */
+			grants_answer(c, g, job->channel, c->windows ? 0 : g->mr->rkey, a);
 	}
 	pthread_mutex_lock(&c->keys.lock);
 }

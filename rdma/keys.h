@@ -228,9 +228,9 @@ void paging_prefetch(const struct verbs_conn *c, const struct ibv_mr *mr);
 void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len);
 int grants_exposed(struct verbs_conn *c, struct tern_error *err);
 void *grants_main(void *registrar);
-/* grants_answer - add the answer to @channel's request for @g to @a, which has room. */
-void grants_answer(struct verbs_conn *c, struct grant *g, uint32_t channel, int status,
-		   uint32_t rkey, struct answers *a);
+/* grants_answer - add the key that @channel asked for, to @g, to @a, which has room. */
+void grants_answer(struct verbs_conn *c, struct grant *g, uint32_t channel, uint32_t rkey,
+		   struct answers *a);
 void grants_send(struct verbs_conn *c, struct answers *a);
 /* grants_retire - nothing more is going to be written there; see struct transport. */
 void grants_retire(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len);

@@ -162,7 +162,7 @@ static void reaped(struct verbs_channel *ch, const struct ibv_wc *wc, struct ans
 			atomic_store(&ch->send_failed, true);
 		}
 	} else if (wc->status == IBV_WC_SUCCESS) {
-		grants_answer(ch->conn, w->grant, w->channel, 0, w->rkey, a);
+		grants_answer(ch->conn, w->grant, w->channel, w->rkey, a);
 	} else {
 		bind_failed(ch, -EIO, ibv_wc_status_str(wc->status));
 	}

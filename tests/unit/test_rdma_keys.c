@@ -496,6 +496,56 @@ static void wanted_above_the_budget(void **state)
 	assert_destination_dies(p, "would exceed the lock budget");
 }
 
+/* Ask for a page @nr times, a full frame at a time, with a number of its own each. */
+static void send_many_wanted(struct verbs_pair *p, uint32_t nr)
+{
+	uint8_t buf[KEYS_HEAD_LEN + KEYS_BATCH * KEYS_WANTED_LEN];
+	struct key_wanted v[KEYS_BATCH];
+
+	for (uint32_t id = 0; id < nr; id += KEYS_BATCH) {
+		for (uint32_t i = 0; i < KEYS_BATCH; i++)
+			v[i] = (struct key_wanted){ id + i, 0, 0, PAIR_PAGE, KEYS_ANY_CHANNEL };
+		assert_int_equal(control_queue(to_conn(p->src), CTL_KEYS_WANTED, buf,
+					       (uint32_t)keys_wanted_put(buf, v, KEYS_BATCH)),
+				 0);
+	}
+}
+
+/* Is there a grant for what is in hand, answered, and not with a key?  keys.lock is held. */
+static bool refused_grant(const struct keys *k)
+{
+	const struct grant_job *job = k->registrars[0].jobs;
+
+	return job && job->grant && !job->grant->unanswered && !job->grant->nr_given;
+}
+
+/* A number that is refused is free when that is counted: a release never finds it in between. */
+static void refused_numbers_are_free(void **state)
+{
+	const uint32_t nr = 512 * KEYS_BATCH;
+	struct verbs_pair *p = *state;
+	uint64_t there, here;
+	bool found, done;
+	struct keys *k;
+
+	assert_int_equal(pair_open(p), 0);
+	k = &to_conn(p->dst)->keys;
+	verbs_fake_fail_from(FAKE_REG_DESTINATION, 1, ENOMEM);
+	send_many_wanted(p, nr);
+	do {
+		while (pthread_mutex_trylock(&k->lock)) /* who sleeps comes too late */
+			;
+		found = refused_grant(k);
+		done = k->next_seq == nr && !k->registrars[0].jobs;
+		there = k->there;
+		here = k->here;
+		pthread_mutex_unlock(&k->lock);
+	} while (!found && !done);
+	assert_false(found);
+	assert_int_equal(there, 0);
+	assert_int_equal(here, 0);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 #define BOTH(name)                                                                    \
 	T(name),                                                                      \
@@ -526,6 +576,7 @@ int main(int argc, char **argv)
 		T(bad_wanted_before_expose),
 		T(bad_wanted),
 		T(wanted_above_the_budget),
+		T(refused_numbers_are_free),
 	};
 
 	if (argc > 1)
