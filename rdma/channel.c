@@ -67,7 +67,7 @@ int vchan_failed(struct verbs_channel *ch, int code, struct tern_error *err, con
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	if (!ch->failure.code)
-		error_channel(&ch->failure, code, ch->base.index, "%s", text);
+		error_channel(&ch->failure, vconn_final(code), ch->base.index, "%s", text);
 	error_channel(err, ch->failure.code, ch->base.index, "%s", ch->failure.message);
 	return ch->failure.code;
 }

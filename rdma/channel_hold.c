@@ -16,6 +16,9 @@
 #include "error.h"
 #include "verbs.h"
 
+/* What was held was let go of: begin again.  No errno: those come from device and peer, too. */
+#define LET_GO 1
+
 void vchan_unhold(struct verbs_channel *ch)
 {
 	while (ch->nr_held)
@@ -76,8 +79,8 @@ static bool other_has_turn(struct verbs_channel *ch)
 }
 
 /*
- * Wait until everything held is registered here.  0; -EAGAIN: it was let go of; or
- * -errno with *err.  Completions of this channel may have to free some room meanwhile.
+ * Wait until everything held is registered here.  0; LET_GO; or -errno with *err.
+ * Completions of this channel may have to free some room meanwhile.
  */
 static int await_held(struct verbs_channel *ch, int64_t *deadline, struct tern_error *err)
 {
@@ -95,7 +98,7 @@ static int await_held(struct verbs_channel *ch, int64_t *deadline, struct tern_e
 		if (rc)
 			return rc;
 		if (!ch->nr_held)
-			return -EAGAIN;
+			return LET_GO;
 	}
 	return 0;
 }
@@ -120,14 +123,14 @@ int vchan_prepare(struct transport_channel *base, const struct transport_range *
 		rc = hold_all(ch, ranges, nr, err);
 		if (!rc)
 			rc = await_held(ch, &deadline, err);
-		while (rc == -EAGAIN && other_has_turn(ch)) {
+		while (rc == LET_GO && other_has_turn(ch)) {
 			int waited = vchan_advance(ch, err);
 
 			if (!waited)
 				waited = vchan_wait(ch, &deadline, err);
 			rc = waited ? waited : rc;
 		}
-	} while (rc == -EAGAIN);
+	} while (rc == LET_GO);
 	ch->preparing = false;
 	room_turn_over(ch);
 	return rc;

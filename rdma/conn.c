@@ -216,6 +216,7 @@ void vconn_fail(struct verbs_conn *c, const struct tern_error *why)
 	pthread_mutex_lock(&c->ctl.lock);
 	if (!c->ctl.error.code)
 		c->ctl.error = *why;
+	c->ctl.error.code = vconn_final(c->ctl.error.code);
 	control_tell_locked(&c->ctl);
 	pthread_mutex_unlock(&c->ctl.lock);
 	vconn_wake_all(c);
@@ -227,6 +228,7 @@ void vconn_fail_data(struct verbs_conn *c, const struct tern_error *why)
 	pthread_mutex_lock(&c->ctl.lock);
 	if (!c->ctl.data_error.code)
 		c->ctl.data_error = *why;
+	c->ctl.data_error.code = vconn_final(c->ctl.data_error.code);
 	pthread_mutex_unlock(&c->ctl.lock);
 	vconn_wake_all(c);
 }

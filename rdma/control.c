@@ -208,7 +208,7 @@ static void post_failed(struct verbs_conn *c, int code)
 {
 	if (!c->ctl.error.code)
 		error_session(
-			&c->ctl.error, code,
+			&c->ctl.error, vconn_final(code),
 			"Sending on the control queue to %s failed (device %s, queue pair %u): "
 			"%s",
 			c->peer, c->device, c->id->qp->qp_num, error_name(code));

@@ -25,8 +25,8 @@ void verbs_memlock_hint(char *buf, size_t size)
 
 	if (!limit)
 		snprintf(buf, size,
-			 "the memlock limit is unlimited, so look at the memory cgroup and at "
-			 "free memory, or lower --lock-budget");
+			 "the memlock limit is unlimited, so look at the cgroup's limits "
+			 "(memory.max, rdma.max) and at free memory, or lower --lock-budget");
 	else
 		snprintf(buf, size,
 			 "the memlock limit (ulimit -l) is %llu KiB; raise it (LimitMEMLOCK= in "

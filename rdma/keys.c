@@ -337,8 +337,8 @@ static int take_refusal(struct verbs_conn *c, struct extent_key *key, const stru
 			err, -ENOMEM,
 			"The destination %s could not register %llu KiB of guest memory for RDMA: "
 			"%s, with %llu KiB registered and none of it free to release; its memlock "
-			"limit is unlimited, so look at its memory cgroup and free memory, or "
-			"lower --lock-budget",
+			"limit is unlimited, so look at the limits of its cgroup (memory.max, "
+			"rdma.max) and at free memory, or lower --lock-budget",
 			c->peer, kib, error_name(-ENOMEM), (unsigned long long)k->there >> 10);
 	return error_session(err, -ENOMEM,
 			     "The destination %s could not register %llu KiB of guest memory for "

@@ -215,6 +215,7 @@ void registrars_stop(struct verbs_conn *c);
 void registrars_free(struct verbs_conn *c);
 struct ibv_mr *registrar_register(struct verbs_conn *c, uint32_t region, uint64_t offset,
 				  uint64_t len, int access);
+int registrar_no_room(int code);
 /* registrar_peak_locked - more is registered than before: is it the most so far? */
 void registrar_peak_locked(struct verbs_conn *c);
 

@@ -114,6 +114,17 @@ void registrars_free(struct verbs_conn *c)
 }
 
 /*
+ * registrar_no_room - the errno of a device's object that could not be made.
+ *
+ * A limit on the number of objects (rdma.max) answers with EAGAIN.  What helps is what
+ * helps against ENOMEM, to let go of others; trying again without that is in vain.
+ */
+int registrar_no_room(int code)
+{
+	return code && code != EAGAIN ? code : ENOMEM;
+}
+
+/*
  * Register a range of exposed memory; NULL with errno.  Counts time and bytes.
  *
  * The device may order its accesses to memory as it likes (an optional flag: ignored
@@ -137,7 +148,7 @@ struct ibv_mr *registrar_register(struct verbs_conn *c, uint32_t region, uint64_
 		atomic_fetch_add_explicit(&k->reg_bytes, len, memory_order_relaxed);
 	if (mr && c->paging)
 		paging_prefetch(c, mr);
-	errno = code ? code : ENOMEM;
+	errno = registrar_no_room(code);
 	return mr;
 }
 

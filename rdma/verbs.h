@@ -21,6 +21,7 @@
  * the control queue pair, which outlives revoke().
  */
 
+#include <errno.h>
 #include <netdb.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -120,6 +121,15 @@ int vconn_attach_device(struct verbs_conn *c, struct rdma_cm_id *id, struct tern
 int vconn_start(struct verbs_conn *c, struct tern_error *err);
 void vconn_destroy(struct verbs_conn *c);
 bool vconn_range_ok(const struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len);
+/*
+ * vconn_final - the code of what has failed for good, with @code from the device or the peer.
+ *
+ * -EAGAIN would mean to those who wait that nothing has come yet, and they would wait on.
+ */
+static inline int vconn_final(int code)
+{
+	return code == -EAGAIN ? -EIO : code;
+}
 /* vconn_fail - note why the connection is dead, if it is the first reason, and wake everybody. */
 void vconn_fail(struct verbs_conn *c, const struct tern_error *why);
 void vconn_tell_listener(struct verbs_conn *c);

@@ -117,7 +117,7 @@ int window_open(struct verbs_conn *c, struct grant *g, uint32_t channel)
 		return -ENOMEM;
 	w->mw = ibv_alloc_mw(c->pd_data, IBV_MW_TYPE_2);
 	if (!w->mw) {
-		rc = errno ? -errno : -ENOMEM;
+		rc = -registrar_no_room(errno);
 		free(w);
 		return rc;
 	}

@@ -371,6 +371,18 @@ static void key_status_is_nonsense(void **state)
 	assert_true(f->err.message[0]);
 }
 
+/* A status that means "not yet" elsewhere: this is for good. */
+static void key_is_refused_for_now(void **state)
+{
+	struct key_wanted w;
+	struct fix *f = *state;
+
+	w = take_wanted(f);
+	send_key(f, &(struct key_granted){ .id = w.id, .status = -EAGAIN, .channel = w.channel });
+	assert_int_equal(finished(f), -EIO);
+	pair_assert_says(&f->err, "could not register");
+}
+
 static void key_of_nothing(void **state)
 {
 	struct key_wanted w;
@@ -526,6 +538,7 @@ int main(int argc, char **argv)
 		T(keys_never_come),
 		T(key_is_refused),
 		T(key_status_is_nonsense),
+		T(key_is_refused_for_now),
 		T(key_of_nothing),
 		T(takes_no_pushes),
 		T(bad_data_frames),

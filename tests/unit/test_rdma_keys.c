@@ -322,6 +322,38 @@ static void pin_all_and_memlock(void **state)
 	pair_assert_says(&p->err, "with 8192 KiB registered");
 }
 
+/* A limit on the number of registrations (rdma.max) says EAGAIN: room is short then as well. */
+static void limits_are_worked_with(void **state)
+{
+	struct verbs_pair *p = *state;
+
+	assert_int_equal(pair_open(p), 0);
+	verbs_fake_fail(FAKE_REG_SOURCE, 6, EAGAIN);
+	verbs_fake_fail(FAKE_REG_DESTINATION, 4, EAGAIN);
+	must_send_all(p, MIB);
+	assert_int_equal(verbs_fake_fired(), 2);
+}
+
+static void source_limit_too_small(void **state)
+{
+	struct verbs_pair *p = *state;
+
+	assert_int_equal(pair_open(p), 0);
+	verbs_fake_fail_from(FAKE_REG_SOURCE, 3, EAGAIN);
+	assert_int_equal(send_all(p, 2 * MIB), -ENOMEM);
+	pair_assert_says(&p->err, "KiB of guest memory with device fake0 failed: Cannot allocate");
+}
+
+static void destination_limit_too_small(void **state)
+{
+	struct verbs_pair *p = *state;
+
+	assert_int_equal(pair_open(p), 0);
+	verbs_fake_fail_from(FAKE_REG_DESTINATION, 3, EAGAIN);
+	assert_int_equal(send_all(p, 2 * MIB), -ENOMEM);
+	pair_assert_says(&p->err, "KiB of guest memory for RDMA: Cannot allocate");
+}
+
 /* ---- a peer that breaks the rules ---- */
 
 /* The source's next recv() says why the connection died. */
@@ -567,6 +599,9 @@ int main(int argc, char **argv)
 		BOTH(source_memlock_too_small),
 		BOTH(destination_memlock_too_small),
 		BOTH(pin_all_and_memlock),
+		BOTH(limits_are_worked_with),
+		BOTH(source_limit_too_small),
+		BOTH(destination_limit_too_small),
 		T(key_nobody_asked_for),
 		T(key_twice),
 		T(key_for_another_channel),

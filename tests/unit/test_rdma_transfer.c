@@ -447,20 +447,30 @@ static void posting_a_message_fails(void **state)
 	assert_control_dies(p, -EIO, "Sending on the control queue to 127.0.0.1");
 }
 
-static void posting_a_receive_fails(void **state)
+/* @code from the device: recv() fails with -EIO. */
+static void assert_receive_fails(struct verbs_pair *p, int code)
 {
-	struct transfer *t = *state;
-	struct verbs_pair *p = t->p;
 	struct tern_error err = { 0 };
 	char buf[16];
 
 	assert_int_equal(pair_open(p), 0);
-	verbs_fake_fail(FAKE_POST_RECV, 1, EIO);
+	verbs_fake_fail(FAKE_POST_RECV, 1, code);
 	assert_int_equal(p->t->send(p->src, "x", 1, 5000, NULL), 0);
 	assert_int_equal(p->t->recv(p->dst, buf, sizeof(buf), 5000, &err), 1);
 	assert_int_equal(p->t->recv(p->dst, buf, sizeof(buf), 5000, &err), -EIO);
 	pair_assert_says(&err, "Posting a receive of the control queue to 127.0.0.1");
 	pair_assert_says(&err, "device fake0, queue pair ");
+}
+
+static void posting_a_receive_fails(void **state)
+{
+	assert_receive_fails(((struct transfer *)*state)->p, EIO);
+}
+
+/* A code that means to recv() that nothing has come yet: it has to end all the same. */
+static void posting_a_receive_fails_for_now(void **state)
+{
+	assert_receive_fails(((struct transfer *)*state)->p, EAGAIN);
 }
 
 /* --- the device goes away --- */
@@ -542,6 +552,7 @@ int main(int argc, char **argv)
 		T(posting_a_frame_fails),
 		T(posting_a_message_fails),
 		T(posting_a_receive_fails),
+		T(posting_a_receive_fails_for_now),
 		T(device_removed),
 		T(device_removed_while_listening),
 		T(write_after_revoke_fails),

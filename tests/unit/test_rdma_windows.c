@@ -228,6 +228,20 @@ static void windows_run_out_for_good(void **state)
 	pair_assert_says(&p->err, "KiB of guest memory for RDMA: Cannot allocate");
 }
 
+/* The same with EAGAIN, which a limit on objects of the device (rdma.max) gives. */
+static void windows_meet_a_limit_once(void **state)
+{
+	struct verbs_pair *p = *state;
+
+	assert_int_equal(pair_open(p), 0);
+	must_write(p, 0, MIB);
+	verbs_fake_fail(FAKE_MW, 1, EAGAIN);
+	assert_int_equal(pair_write(p, 0, 0, 4 * MIB, MIB, MIB), 0);
+	assert_int_equal(p->t->notify(p->sc[0], "n", 1, &p->err), 0);
+	assert_int_equal(verbs_fake_fired(), 1);
+	assert_memory_equal(p->smem[0] + 4 * MIB, p->dmem[0] + 4 * MIB, MIB);
+}
+
 static void assert_destination_dies(struct verbs_pair *p, int code, const char *what)
 {
 	struct tern_error err = { 0 };
@@ -372,6 +386,7 @@ int main(int argc, char **argv)
 		T(source_without_windows),
 		T(windows_run_out_once),
 		T(windows_run_out_for_good),
+		T(windows_meet_a_limit_once),
 		T(binding_is_not_posted),
 		T(binding_fails),
 		T(more_bindings_than_room),
