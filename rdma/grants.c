@@ -119,7 +119,8 @@ static int queue_job(struct verbs_conn *c, struct grant *g, enum grant_work work
 	job->frame = c->keys.next_frame;
 	*r->jobs_tail = job;
 	r->jobs_tail = &job->next;
-	c->keys.nr_jobs += work != GRANT_RETIRE; /* those are ours, not the peer's */
+	/* Only those: a release is of what was granted, and retiring is our own wish. */
+	c->keys.nr_jobs += work == GRANT_WANTED;
 	pthread_cond_signal(&r->work);
 	return 0;
 }
@@ -519,7 +520,7 @@ static void serve(struct registrar *r, struct answers *a)
 	r->jobs = job->next;
 	if (!r->jobs)
 		r->jobs_tail = &r->jobs;
-	k->nr_jobs -= job->work != GRANT_RETIRE;
+	k->nr_jobs -= job->work == GRANT_WANTED;
 	if (job->work != GRANT_WANTED) /* others may wait for it */
 		for (unsigned i = 0; i < k->nr_registrars; i++)
 			pthread_cond_signal(&k->registrars[i].work);

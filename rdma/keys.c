@@ -383,10 +383,7 @@ static int take_key(struct verbs_conn *c, const struct key_granted *g, struct te
 		return take_refusal(c, key, g, err);
 	key->remote_va = g->remote_va;
 	key->rkey = g->rkey;
-	key->extent->unready--;
-	k->nr_asking--;
-	if (k->there > k->there_max) /* a last try went well */
-		k->there_max = k->there;
+	room_granted_locked(k, key);
 	atomic_store_explicit(&key->state, KEY_READY, memory_order_release);
 	return 0;
 }

@@ -23,7 +23,8 @@
 #define KEYS_MR_SPARE 256u /* registrations of a device that are left to others */
 #define EXTENT_NO_ID UINT32_MAX
 #define KEYS_EARLY_MAX 1024u /* key frames kept until memory is exposed */
-#define KEYS_JOBS_MAX 65536u /* ranges that may wait for the registrars */
+#define KEYS_ASKING_MAX 8192u /* keys that a source asks for before they are answered */
+#define KEYS_JOBS_MAX 65536u /* requests that may wait for the destination's registrars */
 
 struct verbs_channel;
 struct verbs_conn;
@@ -194,13 +195,14 @@ void keys_free_extent(struct extent *e);
 /*
  * room_take - keys off @r's queue for which there is room, at most KEYS_BATCH.
  *
- * Lets go of idle extents for them.  keys.lock is held, and may be dropped meanwhile.
- * Returns how many; 0: the queue is empty, or has to wait, or *err says why it never
- * can go on.
+ * Lets go of idle extents for them, and leaves KEYS_ASKING_MAX unanswered at most.
+ * keys.lock is held, and may be dropped meanwhile.  Returns how many; 0: the queue is
+ * empty, or has to wait, or *err says why it never can go on.
  */
 unsigned room_take(struct registrar *r, struct extent_key **v, struct tern_error *err);
 void room_return_locked(struct registrar *r, struct extent_key *key);
 void room_unask_locked(struct keys *k, struct extent_key *key);
+void room_granted_locked(struct keys *k, struct extent_key *key);
 void room_wake_locked(struct keys *k);
 /* room_stuck - @ch is about to sleep: tell those who look for room.  False: no need. */
 bool room_stuck(struct verbs_channel *ch);

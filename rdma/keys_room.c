@@ -37,6 +37,24 @@ void room_wake_locked(struct keys *k)
 			pthread_cond_signal(&k->registrars[i].work);
 }
 
+/* One key that was asked for is not any more: registrars that may not ask for more look again. */
+static void asking_less(struct keys *k)
+{
+	if (k->nr_asking-- < KEYS_ASKING_MAX)
+		return;
+	for (unsigned i = 0; i < k->nr_registrars; i++)
+		pthread_cond_signal(&k->registrars[i].work);
+}
+
+/* room_granted_locked - a key that was asked for was granted. */
+void room_granted_locked(struct keys *k, struct extent_key *key)
+{
+	key->extent->unready--;
+	asking_less(k);
+	if (k->there > k->there_max) /* a last try went well */
+		k->there_max = k->there;
+}
+
 /* Let go of extent @e on both sides.  keys.lock is held, and dropped meanwhile. */
 static void release(struct registrar *r, struct extent *e)
 {
@@ -116,7 +134,7 @@ static int take(struct registrar *r, struct extent_key **link, struct tern_error
 void room_unask_locked(struct keys *k, struct extent_key *key)
 {
 	key->asked = false;
-	k->nr_asking--;
+	asking_less(k);
 	if (!--key->extent->nr_asked)
 		k->there -= key->extent->len;
 }
@@ -306,6 +324,8 @@ unsigned room_take(struct registrar *r, struct extent_key **v, struct tern_error
 
 		if (drop_unwanted(r, link))
 			continue;
+		if (k->nr_asking >= KEYS_ASKING_MAX) /* an answer wakes us */
+			break;
 		if (!fits(k, *link, k->here_max, k->there_max)) {
 			old = r->conn->env.pin_all ? NULL : keys_evict_locked(k);
 			if (old) {

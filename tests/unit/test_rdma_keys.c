@@ -354,6 +354,89 @@ static void destination_limit_too_small(void **state)
 	pair_assert_says(&p->err, "KiB of guest memory for RDMA: Cannot allocate");
 }
 
+/* ---- a destination that is slower than its source ---- */
+
+struct preparer {
+	struct verbs_pair *p;
+	struct transport_range *v;
+	unsigned nr;
+	pthread_t thread;
+	int rc;
+};
+
+static void *preparer_run(void *opaque)
+{
+	struct preparer *a = opaque;
+
+	a->rc = a->p->t->prepare(a->p->sc[0], a->v, a->nr, &a->p->err);
+	return NULL;
+}
+
+/* Every other page, of more than may be asked for at once. */
+static struct preparer many_extents(struct verbs_pair *p)
+{
+	struct preparer a = { .p = p, .nr = KEYS_ASKING_MAX + 100 };
+
+	p->size = 2 * a.nr * PAIR_PAGE;
+	p->src_env.peer_timeout_ms = p->dst_env.peer_timeout_ms = 20000;
+	a.v = calloc(a.nr, sizeof(*a.v));
+	for (unsigned i = 0; i < a.nr; i++)
+		a.v[i] = (struct transport_range){ 0, 2 * i * PAIR_PAGE, PAIR_PAGE };
+	return a;
+}
+
+/* Wait until the source's registrar does.  What it has asked for; *more: and would like to. */
+static unsigned asked_for(struct verbs_pair *p, bool *more)
+{
+	struct keys *k = &to_conn(p->src)->keys;
+	int64_t end = now_ms() + 20000;
+	unsigned nr;
+	bool waits;
+
+	do {
+		sched_yield();
+		pthread_mutex_lock(&k->lock);
+		nr = k->nr_asking;
+		waits = nr >= KEYS_ASKING_MAX && !k->registrars[0].busy;
+		*more = k->registrars[0].queue;
+		pthread_mutex_unlock(&k->lock);
+	} while (!waits && now_ms() < end);
+	return nr;
+}
+
+/* The source asks for a number of keys and goes on as they are answered. */
+static void unanswered_requests_are_bounded(void **state)
+{
+	struct verbs_pair *p = *state;
+	struct preparer a = many_extents(p);
+	pthread_t server[PAIR_CHANNELS];
+	struct keys *dst;
+	unsigned nr;
+	bool more;
+
+	assert_int_equal(pair_open(p), 0);
+	dst = &to_conn(p->dst)->keys;
+	pthread_mutex_lock(&dst->lock); /* the destination stands still */
+	assert_int_equal(pthread_create(&a.thread, NULL, preparer_run, &a), 0);
+	nr = asked_for(p, &more);
+	pthread_mutex_unlock(&dst->lock);
+	pthread_join(a.thread, NULL);
+	assert_int_equal(nr, KEYS_ASKING_MAX);
+	assert_true(more);
+	assert_int_equal(a.rc, 0);
+	pair_serve(p, server);
+	assert_int_equal(p->t->write(p->sc[0], a.v, a.nr, &p->err), 0);
+	assert_int_equal(p->t->fence(p->sc[0], &p->err), 0);
+	p->t->close(p->src);
+	p->src = NULL;
+	for (unsigned i = 0; i < PAIR_CHANNELS; i++)
+		pthread_join(server[i], NULL);
+	for (unsigned i = 0; i < a.nr; i++)
+		assert_memory_equal(p->smem[0] + a.v[i].offset, p->dmem[0] + a.v[i].offset,
+				    PAIR_PAGE);
+	free(a.v);
+}
+
 /* ---- a peer that breaks the rules ---- */
 
 /* The source's next recv() says why the connection died. */
@@ -602,6 +685,7 @@ int main(int argc, char **argv)
 		BOTH(limits_are_worked_with),
 		BOTH(source_limit_too_small),
 		BOTH(destination_limit_too_small),
+		BOTH(unanswered_requests_are_bounded),
 		T(key_nobody_asked_for),
 		T(key_twice),
 		T(key_for_another_channel),
