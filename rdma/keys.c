@@ -329,6 +329,8 @@ static int take_refusal(struct verbs_conn *c, struct extent_key *key, const stru
 			"%s",
 			c->peer, kib, error_name(g->status));
 	k->there_max = k->there;
+	if (key->extent->nr_asked) /* others have the memory: it was the window */
+		key->refused_at = k->nr_released + 1;
 	pthread_cond_signal(&r->work);
 	if (k->there && !last)
 		return 0;

@@ -43,6 +43,7 @@ struct extent_key {
 	uint32_t channel; /* constant */
 	bool asked; /* the destination is being asked, or granted it; keys.lock */
 	bool last_try; /* nothing can be freed for it: refusal is final; keys.lock */
+	uint64_t refused_at; /* nr_released + 1 when its window was refused; 0: never; keys.lock */
 	uint64_t remote_va;
 	uint32_t rkey;
 	atomic_int state; /* enum key_state; READY makes the fields above valid */
@@ -148,6 +149,7 @@ struct keys {
 	uint64_t here_max, there_max; /* at most the budget; less after an ENOMEM */
 	uint64_t peer_limit; /* the destination's memlock limit when it refused; 0: none */
 	unsigned nr_asking; /* keys asked for and not answered yet */
+	uint64_t nr_released; /* extents that the destination was told to let go of */
 	bool begun; /* there was an extent */
 	struct extent ***pieces; /* [region][offset / PIECE_BYTES]: list */
 	struct extent *lru_first, *lru_last;

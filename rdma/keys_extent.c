@@ -287,8 +287,10 @@ void keys_forget_locked(struct keys *k, struct extent *e)
 		k->free_ids[k->nr_free++] = e->id;
 	if (e->here)
 		k->here -= e->len;
-	if (e->nr_asked)
+	if (e->nr_asked) {
 		k->there -= e->len;
+		k->nr_released++;
+	}
 	keys_free_extent(e);
 	room_wake_locked(k);
 }

@@ -11,6 +11,9 @@
  * transfer goes on within that.  What does not fit waits in its registrar's queue,
  * while extents that are idle are let go of, those of any node.
  *
+ * A further key of an extent needs no bytes, but a memory window of the destination, of
+ * which only their end is known: one that is refused waits until any extent was let go of.
+ *
  * Nothing idle: then room comes from writes that complete, unless every registered
  * extent is held by a channel that itself waits for room.  prepare() holds what it
  * named, so two channels could each hold half of the budget and wait for the other
@@ -100,6 +103,18 @@ static bool fits(const struct keys *k, const struct extent_key *key, uint64_t he
 	return (!a || k->here + a <= here_max) && (!b || k->there + b <= there_max);
 }
 
+/* Was @key refused for want of a window, and nothing let go of since?  keys.lock is held. */
+static bool lacks_window(const struct keys *k, const struct extent_key *key)
+{
+	return key->refused_at == k->nr_released + 1;
+}
+
+/* May @key be asked for now? */
+static bool fits_now(const struct keys *k, const struct extent_key *key)
+{
+	return !lacks_window(k, key) && fits(k, key, k->here_max, k->there_max);
+}
+
 /* Take @key, which *link points to, off the queue. */
 static void unqueue(struct registrar *r, struct extent_key **link)
 {
@@ -154,13 +169,20 @@ void room_return_locked(struct registrar *r, struct extent_key *key)
 	r->queue = key;
 }
 
-/* Does nobody want *link any more?  It is dropped then; keys.lock may be dropped meanwhile. */
+/*
+ * Does nobody want *link any more?  It is dropped then, with its extent; keys.lock may be
+ * dropped meanwhile.  If other channels have keys of the extent, they go as well when there
+ * is no window for this one: nothing but this one keeps the extent from being let go of.
+ */
 static bool drop_unwanted(struct registrar *r, struct extent_key **link)
 {
 	struct verbs_conn *c = r->conn;
 	struct extent *e = (*link)->extent;
+	bool alone = !e->nr_asked && !atomic_load(&e->key.next);
 
-	if (e->users || e->nr_asked || c->env.pin_all || atomic_load(&e->key.next))
+	if (e->users || c->env.pin_all)
+		return false;
+	if (!alone && (e->unready > 1 || !lacks_window(&c->keys, *link)))
 		return false;
 	unqueue(r, link);
 	keys_unlink_locked(&c->keys, e);
@@ -190,13 +212,15 @@ static void mark_stuck(struct keys *k, bool value)
 			ch->held[i]->extent->stuck = value;
 }
 
-/* Will anything be freed if one just waits?  keys.lock is held. */
-static bool room_may_come(struct keys *k)
+/* Will anything be freed, or at least answered, if one just waits?  keys.lock is held. */
+static bool room_may_come(struct keys *k, bool pin_all)
 {
 	bool may = k->nr_asking > 0;
 
 	for (unsigned i = 0; i < k->nr_registrars; i++)
 		may |= k->registrars[i].busy;
+	if (may || pin_all) /* then nothing is let go of, idle or not */
+		return may;
 	for (struct verbs_channel *ch = k->stuck; ch; ch = ch->stuck_next)
 		may |= !still_stuck(k, ch);
 	if (may)
@@ -252,13 +276,13 @@ static void never(struct verbs_conn *c, const struct extent_key *key, struct ter
 		      (unsigned long long)key->extent->len >> 10, c->device);
 }
 
-/* The first key of @r's queue that fits; NULL if none does. */
-static struct extent_key **first_fit(struct registrar *r, uint64_t here_max, uint64_t there_max)
+/* The first key of @r's queue that fits, or does for a @last_try; NULL if none does. */
+static struct extent_key **first_fit(struct registrar *r, bool last_try)
 {
 	const struct keys *k = &r->conn->keys;
 
 	for (struct extent_key **link = &r->queue; *link; link = &(*link)->queue_next)
-		if (fits(k, *link, here_max, there_max))
+		if (last_try ? fits(k, *link, k->budget, k->budget) : fits_now(k, *link))
 			return link;
 	return NULL;
 }
@@ -270,11 +294,11 @@ static struct extent_key **first_fit(struct registrar *r, uint64_t here_max, uin
 static struct extent_key **last_resort(struct registrar *r, struct tern_error *err)
 {
 	struct keys *k = &r->conn->keys;
-	struct extent_key **link = first_fit(r, k->here_max, k->there_max);
+	struct extent_key **link = first_fit(r, false);
 
-	if (link || room_may_come(k) || press(k))
+	if (link || room_may_come(k, r->conn->env.pin_all) || press(k))
 		return link;
-	link = first_fit(r, k->budget, k->budget);
+	link = first_fit(r, true);
 	if (link)
 		(*link)->last_try = true;
 	else
@@ -326,7 +350,7 @@ unsigned room_take(struct registrar *r, struct extent_key **v, struct tern_error
 			continue;
 		if (k->nr_asking >= KEYS_ASKING_MAX) /* an answer wakes us */
 			break;
-		if (!fits(k, *link, k->here_max, k->there_max)) {
+		if (!fits_now(k, *link)) {
 			old = r->conn->env.pin_all ? NULL : keys_evict_locked(k);
 			if (old) {
 				release(r, old);

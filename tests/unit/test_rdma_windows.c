@@ -242,6 +242,96 @@ static void windows_meet_a_limit_once(void **state)
 	assert_memory_equal(p->smem[0] + 4 * MIB, p->dmem[0] + 4 * MIB, MIB);
 }
 
+#define FIRST (16 * PAIR_PAGE) /* what the first extent covers */
+
+/* No window for a second channel, over memory that is registered: something idle goes. */
+static void second_window_takes_room(void **state)
+{
+	struct verbs_pair *p = *state;
+
+	assert_int_equal(pair_open(p), 0);
+	must_write(p, 0, MIB);
+	assert_int_equal(verbs_fake_mws(), 2);
+	verbs_fake_fail(FAKE_MW, 1, ENOMEM);
+	must_write(p, 1, FIRST);
+	assert_int_equal(verbs_fake_fired(), 1);
+	assert_int_equal(verbs_fake_mws(), 2);
+	assert_int_equal(to_conn(p->src)->keys.here, FIRST);
+}
+
+/* Nothing is idle: that is the end, and is said. */
+static void no_second_window(void **state)
+{
+	struct verbs_pair *p = *state;
+	int rc;
+
+	assert_int_equal(pair_open(p), 0);
+	must_write(p, 0, MIB);
+	verbs_fake_fail_from(FAKE_MW, 1, ENOMEM);
+	rc = pair_write(p, 1, 0, 0, MIB, MIB);
+	if (!rc)
+		rc = p->t->notify(p->sc[1], "n", 1, &p->err);
+	assert_int_equal(rc, -ENOMEM);
+	pair_assert_says(&p->err, "KiB of guest memory for RDMA: Cannot allocate");
+	assert_in_range(verbs_fake_fired(), 2, 6);
+}
+
+/* The same when nothing may be let go of. */
+static void no_second_window_with_pin_all(void **state)
+{
+	struct verbs_pair *p = *state;
+	int rc;
+
+	p->src_env.pin_all = p->dst_env.pin_all = true;
+	assert_int_equal(pair_open(p), 0);
+	must_write(p, 0, MIB);
+	verbs_fake_fail_from(FAKE_MW, 1, ENOMEM);
+	rc = pair_write(p, 1, 0, 0, MIB, MIB);
+	if (!rc)
+		rc = p->t->notify(p->sc[1], "n", 1, &p->err);
+	assert_int_equal(rc, -ENOMEM);
+	pair_assert_says(&p->err, "KiB of guest memory for RDMA: Cannot allocate");
+}
+
+/* Bytes that the source has asked for, when as many windows are bound as there are to be. */
+static uint64_t there_with_windows(struct verbs_pair *p, unsigned nr)
+{
+	struct keys *k = &to_conn(p->src)->keys;
+	unsigned asking;
+	uint64_t there;
+
+	do {
+		sched_yield();
+		pthread_mutex_lock(&k->lock);
+		there = k->there;
+		asking = k->nr_asking;
+		pthread_mutex_unlock(&k->lock);
+	} while (asking || verbs_fake_mws() != nr);
+	return there;
+}
+
+/* Nobody wants the second window any more when it is refused: what it is for is let go of. */
+static void second_window_nobody_wants(void **state)
+{
+	const struct transport_range first = { 0, 0, FIRST }, other = { 0, 4 * MIB, PAIR_PAGE };
+	struct verbs_pair *p = *state;
+	struct keys *dst;
+	int rc;
+
+	assert_int_equal(pair_open(p), 0);
+	must_write(p, 0, FIRST);
+	dst = &to_conn(p->dst)->keys;
+	verbs_fake_fail(FAKE_MW, 1, ENOMEM);
+	pthread_mutex_lock(&dst->lock); /* the refusal waits for what follows */
+	rc = p->t->prepare(p->sc[1], &first, 1, &p->err);
+	if (!rc)
+		rc = p->t->prepare(p->sc[1], &other, 1, &p->err);
+	pthread_mutex_unlock(&dst->lock);
+	assert_int_equal(rc, 0);
+	assert_int_equal(there_with_windows(p, 1), PAIR_PAGE);
+	assert_int_equal(verbs_fake_fired(), 1);
+}
+
 static void assert_destination_dies(struct verbs_pair *p, int code, const char *what)
 {
 	struct tern_error err = { 0 };
@@ -387,6 +477,10 @@ int main(int argc, char **argv)
 		T(windows_run_out_once),
 		T(windows_run_out_for_good),
 		T(windows_meet_a_limit_once),
+		T(second_window_takes_room),
+		T(no_second_window),
+		T(no_second_window_with_pin_all),
+		T(second_window_nobody_wants),
 		T(binding_is_not_posted),
 		T(binding_fails),
 		T(more_bindings_than_room),
