@@ -419,27 +419,58 @@ static void control_request(struct verbs_listener *l, struct rdma_cm_id *id,
 	l->waiting[i].deadline = verbs_deadline((int)l->env.peer_timeout_ms);
 }
 
+/* May channel @hello->index be attached to @c?  0 or the refusal code.  conn->lock is held. */
+static int may_attach(const struct verbs_conn *c, const struct greeting *hello, uint32_t *value)
+{
+	*value = c->wanted;
+	if (atomic_load(&c->aborted) || atomic_load(&c->revoked))
+		return REFUSAL_SESSION;
+	if (c->wanted && hello->count != c->wanted)
+		return REFUSAL_COUNT;
+	return c->channels[hello->index] ? REFUSAL_TAKEN : 0;
+}
+
 /*
- * Make channel @hello->index of @c on @id and accept it.  The refusal code, 0 if @id
- * belongs to @c now.  If this side fails, so does @c, which tells of it.  hub->lock is held.
+ * Give @ch to @c, and accept it.  0 or -errno; it is @c's in any case: from here on the pump
+ * sees its events, and close() frees it.  conn->lock is held, so that the pump waits with the
+ * events that move, and revoke() finds either no queue pair or one that it can end.
  */
-static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct greeting *hello,
-		  uint32_t *value, struct tern_error *err)
+static int take_in(struct verbs_conn *c, struct verbs_channel *ch, const struct greeting *hello)
 {
 	struct greeting answer = { .version = GREETING_VERSION,
 				   .kind = GREETING_DATA,
 				   .index = hello->index,
-				   .count = hello->count };
+				   .count = hello->count,
+				   .ring = (uint16_t)ch->ring,
+				   .flags = ch->push ? GREETING_PUSH : 0 };
+	int rc;
+
+	memcpy(answer.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN);
+	c->channels[hello->index] = ch;
+	c->counts[hello->index] = hello->count;
+	rc = rdma_migrate_id(ch->id, c->cm) ? -errno : accept_id(ch->id, &answer);
+	if (rc)
+		atomic_store(&ch->lost, true);
+	return rc;
+}
+
+/*
+ * Make channel @hello->index of @c on @id and accept it.  The refusal code, 0 if @id
+ * belongs to @c now.  If this side fails, so does @c, which tells of it.  hub->lock is held.
+ *
+ * Making it takes a while, in which the session goes on: it may learn how many channels it
+ * wants, be aborted, or take the memory back because its guest is about to run.  So whether
+ * the channel may be attached is asked again when it is.
+ */
+static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct greeting *hello,
+		  uint32_t *value, struct tern_error *err)
+{
 	bool push = (hello->flags & GREETING_PUSH) && c->env.push;
 	struct verbs_channel *ch;
-	int code = 0;
+	int code, rc = 0;
 
 	pthread_mutex_lock(&c->lock);
-	*value = c->wanted;
-	if (c->wanted && hello->count != c->wanted)
-		code = REFUSAL_COUNT;
-	else if (c->channels[hello->index])
-		code = REFUSAL_TAKEN;
+	code = may_attach(c, hello, value);
 	pthread_mutex_unlock(&c->lock);
 	if (code)
 		return code;
@@ -448,23 +479,21 @@ static int attach(struct verbs_conn *c, struct rdma_cm_id *id, const struct gree
 		return REFUSAL_BUSY;
 	}
 	vchan_begin(ch, hello);
-	answer.ring = (uint16_t)ch->ring;
-	answer.flags = push ? GREETING_PUSH : 0;
 	pthread_mutex_lock(&c->lock);
-	c->channels[hello->index] = ch;
-	c->counts[hello->index] = hello->count;
+	code = may_attach(c, hello, value);
+	if (!code)
+		rc = take_in(c, ch, hello);
 	pthread_mutex_unlock(&c->lock);
-	/* From here on the pump sees its events, and close() frees it. */
-	memcpy(answer.session_id, hello->session_id, TRANSPORT_SESSION_ID_LEN);
-	if (rdma_migrate_id(id, c->cm) || accept_id(id, &answer)) {
-		error_channel(err, -errno, hello->index,
+	if (code)
+		vchan_unmake(ch);
+	if (rc) {
+		error_channel(err, rc, hello->index,
 			      "Accepting channel %u from %s over RDMA failed (device %s): %s",
-			      hello->index, c->peer, c->device, error_name(-errno));
-		atomic_store(&ch->lost, true);
+			      hello->index, c->peer, c->device, error_name(rc));
 		vconn_fail(c, err); /* first: the peer may hang up when it is refused */
 		refuse(id, REFUSAL_BUSY, 0);
 	}
-	return 0;
+	return code;
 }
 
 /* Was a session of this id here?  hub->lock is held. */

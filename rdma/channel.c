@@ -211,6 +211,17 @@ static void vchan_sizes(struct verbs_channel *ch)
 	ch->max_msg = c->max_msg < PIECE_BYTES ? c->max_msg : PIECE_BYTES;
 }
 
+/* vchan_unmake - the channel was never connected: free it; its identifier is the caller's again. */
+void vchan_unmake(struct verbs_channel *ch)
+{
+	struct rdma_cm_id *id = ch->id;
+
+	ch->id = NULL;
+	if (id->qp)
+		rdma_destroy_qp(id);
+	vchan_free(ch);
+}
+
 /*
  * vchan_make - a channel on @id, which has a device; @id stays the caller's on failure.
  *
@@ -252,10 +263,7 @@ int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id, bool
 		rc = vchan_qp(ch, err);
 	verbs_place_leave(&saved);
 	if (rc) {
-		ch->id = NULL;
-		if (id->qp)
-			rdma_destroy_qp(id);
-		vchan_free(ch);
+		vchan_unmake(ch);
 		return rc;
 	}
 	*out = ch;

@@ -122,6 +122,7 @@ struct verbs_channel {
 /* channel.c */
 int vchan_make(struct verbs_conn *c, unsigned index, struct rdma_cm_id *id, bool push,
 	       struct verbs_channel **out, struct tern_error *err);
+void vchan_unmake(struct verbs_channel *ch);
 void vchan_free(struct verbs_channel *ch);
 void vchan_begin(struct verbs_channel *ch, const struct greeting *peer);
 void vchan_stop_posting(struct verbs_channel *ch);

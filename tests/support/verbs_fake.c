@@ -49,6 +49,11 @@ bool fake_fires(struct fake_fault *f)
 
 bool fake_fails(enum verbs_fake_call which)
 {
+	if (fake.at.n && fake.at.which == which && !--fake.at.n) {
+		pthread_mutex_unlock(&fake.lock);
+		fake.at.fn(fake.at.opaque);
+		pthread_mutex_lock(&fake.lock);
+	}
 	if (!fake_fires(&fake.call[which]))
 		return false;
 	errno = fake.call[which].code;
@@ -89,6 +94,16 @@ void verbs_fake_answer(enum verbs_fake_answer which, unsigned n)
 void verbs_fake_wc(enum verbs_fake_wr which, unsigned n, int status)
 {
 	arm(&fake.wr[which], n, status, false);
+}
+
+void verbs_fake_at(enum verbs_fake_call which, unsigned n, void (*fn)(void *), void *opaque)
+{
+	pthread_mutex_lock(&fake.lock);
+	fake.at.which = which;
+	fake.at.n = n;
+	fake.at.fn = fn;
+	fake.at.opaque = opaque;
+	pthread_mutex_unlock(&fake.lock);
 }
 
 unsigned verbs_fake_fired(void)
@@ -184,6 +199,7 @@ void verbs_fake_reset(void)
 	memset(fake.answer, 0, sizeof(fake.answer));
 	memset(fake.wr, 0, sizeof(fake.wr));
 	fake.fired = 0;
+	fake.at.n = 0;
 	fake.absent = false;
 	fake.hold = fake.hold_answers = false;
 	fake_take_environment();

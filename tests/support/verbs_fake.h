@@ -59,6 +59,12 @@ void verbs_fake_fail(enum verbs_fake_call which, unsigned n, int code);
 /* verbs_fake_fail_from - the @n-th such call fails with @code, and all later ones. */
 void verbs_fake_fail_from(enum verbs_fake_call which, unsigned n, int code);
 
+/*
+ * verbs_fake_at - before the @n-th such call does anything @fn(@opaque) runs, once, in the
+ * thread that calls: what others do in the middle of what that thread does.
+ */
+void verbs_fake_at(enum verbs_fake_call which, unsigned n, void (*fn)(void *), void *opaque);
+
 /* verbs_fake_fired - how many faults of any kind have acted since reset. */
 unsigned verbs_fake_fired(void);
 

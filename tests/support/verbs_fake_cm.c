@@ -405,11 +405,15 @@ int rdma_connect(struct rdma_cm_id *base, struct rdma_conn_param *param)
 int rdma_accept(struct rdma_cm_id *base, struct rdma_conn_param *param)
 {
 	struct fake_id *id = (struct fake_id *)base, *peer;
+	bool fails;
 	int rc = 0;
 
 	pthread_mutex_lock(&fake.lock);
+	fails = fake_fails(FAKE_ACCEPT);
+	if (!base->qp)
+		fake_misuse("a connection is accepted that has no queue pair");
 	peer = id->peer;
-	if (fake_fails(FAKE_ACCEPT)) {
+	if (fails) {
 		rc = -1;
 	} else if (!peer || !peer->base.qp) { /* the peer gave up meanwhile */
 		errno = ECONNRESET;

@@ -119,6 +119,12 @@ struct fake {
 	pthread_mutex_t lock; /* everything */
 	struct fake_fault call[FAKE_CALL_NR], answer[FAKE_ANSWER_NR], wr[FAKE_WR_NR];
 	unsigned fired;
+	struct {
+		enum verbs_fake_call which;
+		unsigned n; /* 0: none */
+		void (*fn)(void *opaque);
+		void *opaque;
+	} at; /* before a call */
 	bool absent, hold;
 	bool hold_answers; /* those of the accepting side */
 	bool legacy; /* no ibv_wr_* */
@@ -148,8 +154,8 @@ bool fake_fires(struct fake_fault *f);
 /*
  * fake_fails - is this call one that was told to fail?  errno is set then.
  *
- * The lock is held.  fake_object() is the same for the creation of an object, and counts
- * the object if it does not fail.
+ * The lock is held, and dropped for what verbs_fake_at() was given.  fake_object() is the
+ * same for the creation of an object, and counts the object if it does not fail.
  */
 bool fake_fails(enum verbs_fake_call which);
 bool fake_object(enum verbs_fake_call which);

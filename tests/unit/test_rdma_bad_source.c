@@ -25,6 +25,8 @@ struct fix {
 	struct raw_peer control, data;
 	uint8_t *mem;
 	struct tern_error err; /* the destination's */
+	int rc; /* of what it did in the middle of something */
+	pthread_t revoker;
 };
 
 /* @push: the destination is set up for pushes. */
@@ -80,8 +82,8 @@ static void say_hello(struct fix *f)
 	assert_int_equal(f->p->t->recv(f->p->dst, buf, sizeof(buf), 5000, &f->err), 5);
 }
 
-/* The destination exposes its memory and has one channel, for which @flags were asked. */
-static void open_channel_with(struct fix *f, uint32_t flags)
+/* The destination exposes its memory, and one channel comes, for which @flags were asked. */
+static void attach_channel(struct fix *f, uint32_t flags)
 {
 	struct greeting g = raw_greeting(GREETING_DATA);
 	struct transport_memory m = { .size = f->p->size, .fd = -1, .numa_node = -1 };
@@ -93,6 +95,12 @@ static void open_channel_with(struct fix *f, uint32_t flags)
 	g.flags = flags;
 	assert_int_equal(f->p->t->expose(f->p->dst, &m, 1, &f->err), 0);
 	assert_true(raw_greet(&f->data, &f->p->uri, &g));
+}
+
+/* The same, and it has that one channel. */
+static void open_channel_with(struct fix *f, uint32_t flags)
+{
+	attach_channel(f, flags);
 	assert_int_equal(f->p->t->open_channels(f->p->dst, 1, f->p->dc, &f->err), 0);
 }
 
@@ -137,6 +145,28 @@ static void assert_channel_ends(struct fix *f, int code, const char *what)
 	while (n > 0);
 	assert_int_equal(n, code);
 	pair_assert_says(&f->err, what);
+}
+
+/* Ask for the key of the first page, as a good source does. */
+static struct key_granted get_key(struct fix *f)
+{
+	const struct key_wanted want = { .len = 4096, .channel = KEYS_ANY_CHANNEL };
+	struct ctl_header h = { .type = CTL_KEYS_WANTED };
+	uint8_t buf[KEYS_HEAD_LEN + KEYS_WANTED_LEN];
+	struct key_granted v[KEYS_BATCH];
+	const uint8_t *frame;
+	long n;
+
+	h.len = (uint32_t)keys_wanted_put(buf, &want, 1);
+	assert_int_equal(raw_control(&f->control, &h, buf, h.len), IBV_WC_SUCCESS);
+	do {
+		n = raw_recv(&f->control, &frame);
+		assert_true(n >= (long)CTL_HEADER_LEN);
+		ctl_header_get(frame, &h);
+	} while (h.type != CTL_KEYS);
+	assert_int_equal(keys_get(frame + CTL_HEADER_LEN, h.len, v), 1);
+	assert_int_equal(v[0].status, 0);
+	return v[0];
 }
 
 /* ---- greetings ---- */
@@ -241,6 +271,108 @@ static void misfit_channels(void **state)
 	assert_true(refusal_get(r.words, r.nr_words, &answer));
 	assert_int_equal(answer.code, REFUSAL_COUNT);
 	assert_int_equal(answer.value, 1);
+	raw_close(&r);
+}
+
+/* What the destination's session may do while the acceptor makes a channel. */
+static void it_opens_one(void *opaque)
+{
+	struct fix *f = opaque;
+
+	f->rc = f->p->t->open_channels(f->p->dst, 1, f->p->dc, &f->err);
+}
+
+static void it_revokes(void *opaque)
+{
+	struct fix *f = opaque;
+
+	it_opens_one(f);
+	f->p->t->revoke(f->p->dst);
+}
+
+static void it_aborts(void *opaque)
+{
+	struct fix *f = opaque;
+
+	f->p->t->abort(f->p->dst);
+}
+
+/* One more channel is asked for, and @meanwhile happens: it is refused with @code. */
+static void assert_late_channel_refused(struct fix *f, void (*meanwhile)(void *), unsigned code)
+{
+	struct greeting g = raw_greeting(GREETING_DATA);
+	struct refusal answer;
+	struct raw_peer r;
+	unsigned before;
+
+	attach_channel(f, 0);
+	g.count = 2;
+	g.index = 1;
+	before = verbs_fake_objects();
+	verbs_fake_at(FAKE_QP, 2, meanwhile, f); /* the first one is the source's own */
+	assert_false(raw_greet(&r, &f->p->uri, &g));
+	assert_int_equal(f->rc, 0);
+	assert_true(refusal_get(r.words, r.nr_words, &answer));
+	assert_int_equal(answer.code, code);
+	if (code == REFUSAL_COUNT)
+		assert_int_equal(answer.value, 1);
+	raw_close(&r);
+	f->p->t->listener_stop(f->p->listener); /* whose thread destroys what it refused */
+	pthread_join(f->p->acceptor, NULL);
+	f->p->accepting = false;
+	assert_true(verbs_fake_objects() <= before);
+}
+
+static void channel_that_is_late_for_the_count(void **state)
+{
+	assert_late_channel_refused(*state, it_opens_one, REFUSAL_COUNT);
+}
+
+/* Invariant 4: the guest may run by the time that the channel is made. */
+static void channel_that_is_late_for_the_memory(void **state)
+{
+	assert_late_channel_refused(*state, it_revokes, REFUSAL_SESSION);
+}
+
+static void channel_that_is_late_for_the_session(void **state)
+{
+	assert_late_channel_refused(*state, it_aborts, REFUSAL_SESSION);
+}
+
+static void *revoker_run(void *opaque)
+{
+	struct fix *f = opaque;
+
+	f->p->t->revoke(f->p->dst);
+	return NULL;
+}
+
+/* The memory is taken back by another thread; give it time to do that. */
+static void it_begins_to_revoke(void *opaque)
+{
+	struct fix *f = opaque;
+
+	f->rc = pthread_create(&f->revoker, NULL, revoker_run, f);
+	(void)poll(NULL, 0, 100);
+}
+
+/* The same while it is accepted: that comes first, and then the end of its queue pair. */
+static void memory_is_taken_back_during_the_acceptance(void **state)
+{
+	struct greeting g = raw_greeting(GREETING_DATA);
+	struct key_granted k;
+	struct fix *f = *state;
+	struct raw_peer r;
+
+	attach_channel(f, 0);
+	k = get_key(f);
+	g.count = 2;
+	g.index = 1;
+	verbs_fake_at(FAKE_ACCEPT, 1, it_begins_to_revoke, f);
+	assert_true(raw_greet(&r, &f->p->uri, &g));
+	assert_int_equal(f->rc, 0);
+	pthread_join(f->revoker, NULL);
+	assert_int_not_equal(raw_write(&r, k.remote_va, k.rkey, 4096), IBV_WC_SUCCESS);
 	raw_close(&r);
 }
 
@@ -556,28 +688,6 @@ static void goes_on_after_end(void **state)
 
 /* ---- writes ---- */
 
-/* Ask for the key of the first page, as a good source does. */
-static struct key_granted get_key(struct fix *f)
-{
-	const struct key_wanted want = { .len = 4096, .channel = KEYS_ANY_CHANNEL };
-	struct ctl_header h = { .type = CTL_KEYS_WANTED };
-	uint8_t buf[KEYS_HEAD_LEN + KEYS_WANTED_LEN];
-	struct key_granted v[KEYS_BATCH];
-	const uint8_t *frame;
-	long n;
-
-	h.len = (uint32_t)keys_wanted_put(buf, &want, 1);
-	assert_int_equal(raw_control(&f->control, &h, buf, h.len), IBV_WC_SUCCESS);
-	do {
-		n = raw_recv(&f->control, &frame);
-		assert_true(n >= (long)CTL_HEADER_LEN);
-		ctl_header_get(frame, &h);
-	} while (h.type != CTL_KEYS);
-	assert_int_equal(keys_get(frame + CTL_HEADER_LEN, h.len, v), 1);
-	assert_int_equal(v[0].status, 0);
-	return v[0];
-}
-
 /* A write that must be refused, and after it: the channel is dead, the memory as it was. */
 static void assert_write_refused(struct fix *f, struct raw_peer *r, uint64_t va, uint32_t rkey,
 				 size_t len)
@@ -668,6 +778,10 @@ int main(int argc, char **argv)
 		T(no_greeting),
 		T(impossible_greetings),
 		T(misfit_channels),
+		T(channel_that_is_late_for_the_count),
+		T(channel_that_is_late_for_the_memory),
+		T(channel_that_is_late_for_the_session),
+		T(memory_is_taken_back_during_the_acceptance),
 		T(crowd_of_silent_candidates),
 		T(bad_control_frames),
 		T(control_frame_without_header),
