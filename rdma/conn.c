@@ -265,6 +265,8 @@ int vconn_expose(struct transport_conn *conn, const struct transport_memory *mem
 	c->mem = v;
 	c->nr_mem = nr;
 	rc = keys_init(c, err);
+	if (!rc && !c->source)
+		rc = grants_init(c, err);
 	return rc ? rc : registrars_start(c, c->source ? keys_main : grants_main, err);
 }
 

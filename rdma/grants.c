@@ -34,6 +34,42 @@
 
 #define PAGE 4096ull
 
+/* grants_init - memory was exposed.  0 or -ENOMEM with *err. */
+int grants_init(struct verbs_conn *c, struct tern_error *err)
+{
+	struct grant ***v = calloc(c->nr_mem ? c->nr_mem : 1, sizeof(*v));
+
+	c->keys.granted_in = v;
+	for (unsigned i = 0; v && i < c->nr_mem; i++) {
+		v[i] = calloc((c->mem[i].size + PIECE_BYTES - 1) / PIECE_BYTES + 1, sizeof(**v));
+		if (!v[i])
+			v = NULL;
+	}
+	return v ? 0 : error_session(err, -ENOMEM, "No memory for the list of granted keys");
+}
+
+/* Find @g by its number, and by where it is, from now on.  keys.lock is held. */
+static void grant_link(struct keys *k, struct grant *g)
+{
+	struct grant **list = &k->granted_in[g->region][g->offset / PIECE_BYTES];
+
+	k->granted[g->id] = g;
+	g->piece_next = *list;
+	g->piece_at = list;
+	if (g->piece_next)
+		g->piece_next->piece_at = &g->piece_next;
+	*list = g;
+}
+
+/* The opposite: its number is free.  keys.lock is held. */
+static void grant_unlink(struct keys *k, struct grant *g)
+{
+	k->granted[g->id] = NULL;
+	*g->piece_at = g->piece_next;
+	if (g->piece_next)
+		g->piece_next->piece_at = g->piece_at;
+}
+
 /* The peer asked for what it may not.  -EPROTO. */
 static int bad_request(const struct verbs_conn *c, const struct key_wanted *w, const char *what,
 		       struct tern_error *err)
@@ -136,7 +172,7 @@ static struct grant *grant_new(struct keys *k, const struct key_wanted *w)
 	g->region = w->region;
 	g->offset = w->offset;
 	g->len = w->len;
-	k->granted[w->id] = g;
+	grant_link(k, g);
 	k->there += w->len;
 	return g;
 }
@@ -175,7 +211,7 @@ static int take_release(struct verbs_conn *c, uint32_t id, struct tern_error *er
 	rc = queue_job(c, g, GRANT_RELEASE, 0, err);
 	if (rc)
 		return rc;
-	k->granted[id] = NULL;
+	grant_unlink(k, g);
 	k->there -= g->len;
 	return 0;
 }
@@ -422,7 +458,7 @@ static void refuse(struct verbs_conn *c, struct grant_job *job, int status, stru
 	if (!g->unanswered && !g->nr_given) {
 		unused = g;
 		job->grant = NULL; /* others look at the job until it is off the queue */
-		k->granted[g->id] = NULL;
+		grant_unlink(k, g);
 		k->there -= g->len;
 		k->here -= g->len;
 	}
@@ -488,18 +524,21 @@ static void serve_retire(struct registrar *r, const struct grant_job *job)
 	k->here -= g->len;
 }
 
+/* The threads that resolve the guest's faults come here, so nothing else is looked at. */
 void grants_retire(struct verbs_conn *c, uint32_t region, uint64_t offset, uint64_t len)
 {
 	struct keys *k = &c->keys;
 
+	if (!vconn_range_ok(c, region, offset, len))
+		return;
 	pthread_mutex_lock(&k->lock);
-	for (uint32_t i = 0; i < k->nr_granted && k->nr_registrars; i++) {
-		struct grant *g = k->granted[i];
+	for (uint64_t i = offset / PIECE_BYTES; i <= (offset + len - 1) / PIECE_BYTES; i++) {
+		struct grant *g = k->nr_registrars ? k->granted_in[region][i] : NULL;
 
-		if (!g || g->region != region || g->offset < offset ||
-		    g->offset + g->len > offset + len || g->retired || g->unanswered || !g->mr)
-			continue;
-		g->retired = !queue_job(c, g, GRANT_RETIRE, 0, NULL);
+		for (; g; g = g->piece_next)
+			if (g->offset >= offset && g->offset + g->len <= offset + len &&
+			    !g->retired && !g->unanswered && g->mr)
+				g->retired = !queue_job(c, g, GRANT_RETIRE, 0, NULL);
 	}
 	pthread_mutex_unlock(&k->lock);
 }
@@ -574,6 +613,9 @@ void grants_fini(struct verbs_conn *c)
 	for (uint32_t i = 0; i < k->nr_granted; i++)
 		grant_free(k->granted[i]);
 	free(k->granted);
+	for (unsigned i = 0; k->granted_in && i < c->nr_mem; i++)
+		free(k->granted_in[i]);
+	free(k->granted_in);
 	while (k->early) {
 		struct early_frame *f = k->early;
 

@@ -79,6 +79,7 @@ struct grant {
 	uint64_t channels; /* bit i: channel i asked, and was not refused */
 	bool counted; /* in keys.here */
 	bool retired; /* the peer's access has ended, or is about to */
+	struct grant *piece_next, **piece_at; /* in its piece's list; what points to it there */
 };
 
 /* One channel's access to a grant; see windows.c. */
@@ -164,6 +165,7 @@ struct keys {
 	/* Destination. */
 	struct grant **granted; /* by the source's number */
 	uint32_t nr_granted;
+	struct grant ***granted_in; /* [region][offset / PIECE_BYTES]: list, in no order */
 	uint64_t nr_jobs, next_seq, next_frame;
 	struct early_frame *early; /* in order of arrival */
 
@@ -230,6 +232,7 @@ int paging_start(struct verbs_conn *c, struct tern_error *err);
 void paging_prefetch(const struct verbs_conn *c, const struct ibv_mr *mr);
 
 /* grants.c: what the destination grants. */
+int grants_init(struct verbs_conn *c, struct tern_error *err);
 void grants_take(struct verbs_conn *c, uint16_t type, const uint8_t *payload, size_t len);
 int grants_exposed(struct verbs_conn *c, struct tern_error *err);
 void *grants_main(void *registrar);
