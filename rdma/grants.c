@@ -9,11 +9,11 @@
  *	            With memory windows it has one bound, and the pump answers
  *	            when that is done (windows.c).
  *
- * Every value comes from the peer.  A range must lie in an exposed region, be no
- * longer than a piece and page-aligned; its number must be free; the sum must fit
- * the lock budget.  A request that breaks the rules ends the connection; one that
- * fails for want of memory is answered with the reason and this side's limit.  With
- * windows each channel asks for a key of its own, the first one for the memory as well.
+ * Every value comes from the peer.  A range must lie in a piece of an exposed region
+ * and be page-aligned; its number must be free; the sum must fit the lock budget.
+ * A request that breaks the rules ends the connection; one that fails for want of
+ * memory is answered with the reason and this side's limit.  With windows each channel
+ * asks for a key of its own, the first one for the memory as well.
  *
  * The source may count on a release before what it asks for next, so a registrar that
  * finds the budget full waits for releases that arrived earlier and are still in other
@@ -127,6 +127,9 @@ static int check(const struct verbs_conn *c, const struct key_wanted *w, struct 
 	if (w->len > PIECE_BYTES || w->offset % PAGE ||
 	    (w->len % PAGE && w->offset + w->len != c->mem[w->region].size))
 		return bad_request(c, w, "it is no run of whole pages of at most 2 MiB", err);
+	/* Pieces are retired one by one, and it would be in none of them. */
+	if (w->offset / PIECE_BYTES != (w->offset + w->len - 1) / PIECE_BYTES)
+		return bad_request(c, w, "it crosses a boundary of 2 MiB", err);
 	if (w->channel != KEYS_ANY_CHANNEL && (!c->windows || w->channel >= TRANSPORT_CHANNELS_MAX))
 		return bad_request(c, w, "its channel is out of range", err);
 	if (w->id >= KEYS_EXTENTS_MAX)
@@ -529,7 +532,7 @@ void grants_retire(struct verbs_conn *c, uint32_t region, uint64_t offset, uint6
 {
 	struct keys *k = &c->keys;
 
-	if (!vconn_range_ok(c, region, offset, len))
+	if (!len || !vconn_range_ok(c, region, offset, len))
 		return;
 	pthread_mutex_lock(&k->lock);
 	for (uint64_t i = offset / PIECE_BYTES; i <= (offset + len - 1) / PIECE_BYTES; i++) {

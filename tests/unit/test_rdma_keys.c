@@ -582,6 +582,7 @@ static void bad_wanted(void **state)
 		{ { 0, 0, 0, 0, KEYS_ANY_CHANNEL }, "outside what was exposed" },
 		{ { 0, 0, 1, 4096, KEYS_ANY_CHANNEL }, "no run of whole pages" },
 		{ { 0, 0, 0, 4 * MIB, KEYS_ANY_CHANNEL }, "at most 2 MiB" },
+		{ { 0, 0, MIB, 2 * MIB, KEYS_ANY_CHANNEL }, "crosses a boundary of 2 MiB" },
 		{ { 1u << 20, 0, 0, 4096, KEYS_ANY_CHANNEL }, "number is out of range" },
 		{ { 0, 0, 0, 4096, 64 }, "channel" },
 	};
