@@ -55,6 +55,7 @@ struct verbs_listener {
 	struct verbs_hub *hub;
 	int stop_fd; /* eventfd */
 	char host[URI_HOST_MAX + 1];
+	int family; /* of the address that id is bound to */
 
 	/* Acceptor: connections whose first message has not come yet. */
 	struct {
@@ -142,39 +143,6 @@ static int bind_reason(struct verbs_listener *l, const struct sockaddr *sa)
 	return rc;
 }
 
-/*
- * The address to listen on, into *addr: the URI's, or if it names no host and the user
- * a device, that device's.  0 or -errno with *err.
- */
-static int listen_address(struct verbs_listener *l, const struct uri *uri,
-			  struct sockaddr_storage *addr, struct tern_error *err)
-{
-	const char *device = l->env.rdma_device;
-	struct addrinfo *list;
-	int rc = verbs_resolve(uri, AI_PASSIVE, &list, err);
-
-	if (rc)
-		return rc;
-	memset(addr, 0, sizeof(*addr));
-	memcpy(addr, list->ai_addr, list->ai_addrlen);
-	freeaddrinfo(list);
-	if (uri->host[0] || !device || !*device)
-		return 0;
-	rc = verbs_device_address(l->cm, device, NULL, addr, err);
-	if (rc)
-		return rc;
-	if (addr->ss_family == AF_INET6) {
-		((struct sockaddr_in6 *)addr)->sin6_port = htons((uint16_t)atoi(uri->port));
-		inet_ntop(AF_INET6, &((struct sockaddr_in6 *)addr)->sin6_addr, l->host,
-			  sizeof(l->host));
-	} else {
-		((struct sockaddr_in *)addr)->sin_port = htons((uint16_t)atoi(uri->port));
-		inet_ntop(AF_INET, &((struct sockaddr_in *)addr)->sin_addr, l->host,
-			  sizeof(l->host));
-	}
-	return 0;
-}
-
 /* Is the bound address one of the device that the user named?  0 or -EADDRNOTAVAIL. */
 static int check_bound(const struct verbs_listener *l, const char *text, struct tern_error *err)
 {
@@ -190,35 +158,120 @@ static int check_bound(const struct verbs_listener *l, const char *text, struct 
 		device);
 }
 
-/* Bind and listen on the first address that works.  0 or -errno with *err. */
-static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
-			       struct tern_error *err)
+/* What to do about an address that cannot be had. */
+static const char *bind_remedy(int rc)
+{
+	return rc == -EADDRINUSE ? "another program listens there"
+				 : "check that an RDMA device serves that address (rdma link, ip "
+				   "address)";
+}
+
+/* Bind to @sa and listen there.  0 or -errno with *err, and then nothing is left of it. */
+static int listen_on(struct verbs_listener *l, struct sockaddr *sa, struct tern_error *err)
 {
 	char text[VERBS_TEXT_MAX];
-	struct sockaddr_storage addr;
-	struct sockaddr *sa = (struct sockaddr *)&addr;
-	int rc = listen_address(l, uri, &addr, err);
+	int rc = 0, one_family = 0;
 
-	if (rc)
-		return rc;
 	verbs_address_text(sa, text, sizeof(text));
 	if (rdma_create_id(l->cm, &l->id, NULL, RDMA_PS_TCP)) {
 		l->id = NULL;
-		rc = error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
-				   error_name(-errno));
-	} else if (rdma_bind_addr(l->id, sa) || rdma_listen(l->id, BACKLOG)) {
+		return error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
+				     error_name(-errno));
+	}
+	if (!l->host[0]) /* where that cannot be said both are taken unless net.ipv6.bindv6only */
+		(void)rdma_set_option(l->id, RDMA_OPTION_ID, RDMA_OPTION_ID_AFONLY, &one_family,
+				      sizeof(one_family));
+	if (rdma_bind_addr(l->id, sa) || rdma_listen(l->id, BACKLOG)) {
 		rc = -errno;
 		if (rc == -EADDRNOTAVAIL)
 			rc = bind_reason(l, sa);
 		error_session(err, rc, "Listening on %s for RDMA failed: %s; %s", text,
-			      error_name(rc),
-			      rc == -EADDRINUSE ? "another program listens there"
-						: "check that an RDMA device serves that address "
-						  "(rdma link, ip address)");
+			      error_name(rc), bind_remedy(rc));
 	} else {
 		rc = check_bound(l, text, err);
 	}
+	l->family = sa->sa_family;
+	if (rc) {
+		rdma_destroy_id(l->id);
+		l->id = NULL;
+	}
 	return rc;
+}
+
+/* Does @rc mean that the address is not of this host, or of the device?  Another one may be. */
+static bool is_elsewhere(int rc)
+{
+	return rc == -ENODEV || rc == -EADDRNOTAVAIL || rc == -EAFNOSUPPORT;
+}
+
+/* The first of @list that is an address of this host.  0 or -errno with *err. */
+static int listen_first(struct verbs_listener *l, const struct addrinfo *list,
+			struct tern_error *err)
+{
+	struct tern_error why = { 0 };
+	int rc = -EADDRNOTAVAIL;
+
+	for (const struct addrinfo *a = list; a && is_elsewhere(rc); a = a->ai_next) {
+		error_clear(&why);
+		rc = listen_on(l, a->ai_addr, &why);
+	}
+	return rc ? error_session(err, rc, "%s", why.message) : 0;
+}
+
+/* All addresses, of both families: with IPv6 that includes IPv4, without there is IPv4. */
+static int listen_any(struct verbs_listener *l, const struct uri *uri, struct tern_error *err)
+{
+	in_port_t port = htons((uint16_t)atoi(uri->port));
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = port };
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = port };
+	struct addrinfo last = { .ai_addr = (struct sockaddr *)&v4 };
+	struct addrinfo first = { .ai_addr = (struct sockaddr *)&v6, .ai_next = &last };
+
+	return listen_first(l, &first, err);
+}
+
+/* An address of the device that the user named, who named no host. */
+static int listen_device(struct verbs_listener *l, const struct uri *uri, struct tern_error *err)
+{
+	in_port_t port = htons((uint16_t)atoi(uri->port));
+	struct sockaddr_storage addr = { 0 };
+	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&addr;
+	struct sockaddr_in *v4 = (struct sockaddr_in *)&addr;
+	int rc = verbs_device_address(l->cm, l->env.rdma_device, NULL, &addr, err);
+
+	if (rc)
+		return rc;
+	if (addr.ss_family == AF_INET6) {
+		v6->sin6_port = port;
+		inet_ntop(AF_INET6, &v6->sin6_addr, l->host, sizeof(l->host));
+	} else {
+		v4->sin_port = port;
+		inet_ntop(AF_INET, &v4->sin_addr, l->host, sizeof(l->host));
+	}
+	return listen_on(l, (struct sockaddr *)&addr, err);
+}
+
+/* One address of a name: a source that is given the name tries them all. */
+static int listen_name(struct verbs_listener *l, const struct uri *uri, struct tern_error *err)
+{
+	struct addrinfo *list;
+	int rc = verbs_resolve(uri, AI_PASSIVE, &list, err);
+
+	if (rc)
+		return rc;
+	rc = listen_first(l, list, err);
+	freeaddrinfo(list);
+	return rc;
+}
+
+/* Bind and listen.  0 or -errno with *err. */
+static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
+			       struct tern_error *err)
+{
+	if (uri->host[0])
+		return listen_name(l, uri, err);
+	return l->env.rdma_device && *l->env.rdma_device ? listen_device(l, uri, err)
+							 : listen_any(l, uri, err);
 }
 
 int verbs_listener_listen(const struct transport *ops, const struct transport_env *env,
@@ -256,7 +309,8 @@ int verbs_listener_uri(const struct transport_listener *base, char *buf, size_t 
 
 	snprintf(uri.host, sizeof(uri.host), "%s", l->host);
 	if (!uri.host[0]) /* any address: name one that works */
-		(void)verbs_local_address(uri.host, sizeof(uri.host), NULL, 0);
+		(void)verbs_local_address(l->family == AF_INET ? AF_INET : AF_UNSPEC, uri.host,
+					  sizeof(uri.host), NULL, 0);
 	snprintf(uri.port, sizeof(uri.port), "%u", be16toh(rdma_get_src_port(l->id)));
 	return uri_format(&uri, buf, size);
 }

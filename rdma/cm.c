@@ -104,14 +104,16 @@ void verbs_cond_init(pthread_cond_t *cond)
 	pthread_condattr_destroy(&attr);
 }
 
-/* "192.0.2.1:4444" or "[::1]:4444". */
+/* "192.0.2.1:4444", also if it is IPv4 mapped to IPv6, or "[::1]:4444". */
 void verbs_address_text(const struct sockaddr *sa, char *buf, size_t size)
 {
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
 	char host[INET6_ADDRSTRLEN] = "?";
 
-	if (sa->sa_family == AF_INET6) {
-		const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
-
+	if (sa->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+		inet_ntop(AF_INET, &in6->sin6_addr.s6_addr[12], host, sizeof(host));
+		snprintf(buf, size, "%s:%u", host, ntohs(in6->sin6_port));
+	} else if (sa->sa_family == AF_INET6) {
 		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
 		snprintf(buf, size, "[%s]:%u", host, ntohs(in6->sin6_port));
 	} else {

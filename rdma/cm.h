@@ -107,8 +107,12 @@ int verbs_cm_answer(const struct cm_event *ev, const struct greeting *hello, con
 void verbs_memlock_hint(char *buf, size_t size);
 /* verbs_memlock_limit - RLIMIT_MEMLOCK in bytes; 0: unlimited. */
 uint64_t verbs_memlock_limit(void);
-/* verbs_local_address - an address of an RDMA device that is up.  0 or -ENODEV. */
-int verbs_local_address(char *buf, size_t size, char *why, size_t why_size);
+/*
+ * verbs_local_address - an address of an RDMA device that is up.  0 or -ENODEV.
+ *
+ * @family: AF_INET, or AF_UNSPEC: IPv4 before IPv6 of the first device that has any.
+ */
+int verbs_local_address(int family, char *buf, size_t size, char *why, size_t why_size);
 
 /* choose.c */
 /* verbs_device_is - is the device of @id the one that @want, "NAME" or "NAME/PORT", names? */

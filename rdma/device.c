@@ -46,8 +46,9 @@ static bool gid_address(const union ibv_gid *gid, char *buf, size_t size)
 	return inet_ntop(AF_INET6, gid->raw, buf, (socklen_t)size);
 }
 
-/* An address of an active port of @ctx; IPv4 before IPv6. */
-static bool device_address(struct ibv_context *ctx, bool *active, char *buf, size_t size)
+/* An address of an active port of @ctx; IPv4 before IPv6, which is for @family AF_UNSPEC only. */
+static bool device_address(struct ibv_context *ctx, int family, bool *active, char *buf,
+			   size_t size)
 {
 	struct ibv_device_attr attr;
 	char text[INET6_ADDRSTRLEN];
@@ -67,7 +68,7 @@ static bool device_address(struct ibv_context *ctx, bool *active, char *buf, siz
 			if (ibv_query_gid(ctx, port, i, &gid) ||
 			    !gid_address(&gid, text, sizeof(text)))
 				continue;
-			if (found && strchr(text, ':'))
+			if ((found || family == AF_INET) && strchr(text, ':'))
 				continue;
 			snprintf(buf, size, "%s", text);
 			found = true;
@@ -78,7 +79,7 @@ static bool device_address(struct ibv_context *ctx, bool *active, char *buf, siz
 	return found;
 }
 
-int verbs_local_address(char *buf, size_t size, char *why, size_t why_size)
+int verbs_local_address(int family, char *buf, size_t size, char *why, size_t why_size)
 {
 	struct ibv_device **list;
 	bool active = false, found = false;
@@ -90,7 +91,7 @@ int verbs_local_address(char *buf, size_t size, char *why, size_t why_size)
 
 		if (!ctx)
 			continue;
-		found = device_address(ctx, &active, buf, size);
+		found = device_address(ctx, family, &active, buf, size);
 		if (found && why)
 			snprintf(why, why_size, "device %s serves %s", ibv_get_device_name(list[i]),
 				 buf);

@@ -39,7 +39,7 @@ const struct transport rdma_transport = {
 
 int rdma_available(char *address, size_t size, char *why, size_t why_size)
 {
-	return verbs_local_address(address, size, why, why_size);
+	return verbs_local_address(AF_UNSPEC, address, size, why, why_size);
 }
 
 /* Resolve the first address of @uri's host to a device. */
@@ -76,7 +76,7 @@ int rdma_route(const struct uri *uri, char *why, size_t size)
 {
 	struct tern_error err = { 0 };
 	char address[64];
-	int rc = verbs_local_address(address, sizeof(address), why, size);
+	int rc = verbs_local_address(AF_UNSPEC, address, sizeof(address), why, size);
 
 	if (rc)
 		return rc;

@@ -107,6 +107,36 @@ def test_ipv6_with_a_device():
     over("[fd77::1]", "--rdma-device", "rxe0")
 
 
+def to_no_host(address):
+    """A migration to this address of a listener whose URI names no host."""
+    listener = t.bench("--listen", "rdma::0", *t.GUEST)
+    uri = t.listening_uri(listener)
+    assert uri.startswith(f"rdma:{t.HERE}:"), uri
+    source = t.bench("--connect", f"rdma:{address}:{uri.split(':')[-1]}", *t.GUEST)
+    assert source.wait(60) == 0 and listener.wait(60) == 0, (source, listener)
+    t.check_verified(listener.report())
+    assert source.report()["transport"] == "rdma"
+
+
+def test_no_host():
+    """rdma::PORT is all addresses, of both families."""
+    to_no_host(t.HERE)
+    to_no_host("[fd77::1]")
+
+
+def test_no_host_where_ipv6_is_apart():
+    """The same where a program has to say that it wants both."""
+    knob = "/proc/sys/net/ipv6/bindv6only"
+    with open(knob, "w", encoding="ascii") as file:
+        file.write("1")
+    try:
+        to_no_host(t.HERE)
+        to_no_host("[fd77::1]")
+    finally:
+        with open(knob, "w", encoding="ascii") as file:
+            file.write("0")
+
+
 def link_local():
     """The link-local address of the device's interface."""
     text = subprocess.run(["ip", "-6", "address", "show", "dev", "rdma0", "scope", "link"],

@@ -162,6 +162,13 @@ void verbs_fake_remove_device(void)
 	pthread_mutex_unlock(&fake.lock);
 }
 
+void verbs_fake_no_ipv4(void)
+{
+	pthread_mutex_lock(&fake.lock);
+	fake.no_ipv4 = true;
+	pthread_mutex_unlock(&fake.lock);
+}
+
 void verbs_fake_absent(void)
 {
 	pthread_mutex_lock(&fake.lock);
@@ -200,7 +207,7 @@ void verbs_fake_reset(void)
 	memset(fake.wr, 0, sizeof(fake.wr));
 	fake.fired = 0;
 	fake.at.n = 0;
-	fake.absent = false;
+	fake.absent = fake.no_ipv4 = false;
 	fake.hold = fake.hold_answers = false;
 	fake_take_environment();
 	fake_release_held();

@@ -36,6 +36,7 @@ enum verbs_fake_call {
 	FAKE_MW, /* + a memory window */
 	FAKE_MIGRATE_ID,
 	FAKE_RESOLVE, /* rdma_resolve_addr() itself; for an event see below */
+	FAKE_BIND, /* rdma_bind_addr() */
 	FAKE_LISTEN,
 	FAKE_CONNECT,
 	FAKE_ACCEPT,
@@ -140,6 +141,9 @@ unsigned verbs_fake_mws(void);
 
 /* verbs_fake_remove_device - every identifier gets a DEVICE_REMOVAL event. */
 void verbs_fake_remove_device(void);
+
+/* verbs_fake_no_ipv4 - the device serves ::1 only from now on (until reset). */
+void verbs_fake_no_ipv4(void);
 
 /* verbs_fake_absent - there is no device from now on (until reset). */
 void verbs_fake_absent(void);

@@ -243,7 +243,7 @@ static bool served(const struct sockaddr *sa)
 	if (sa->sa_family == AF_INET6)
 		return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
 		       IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr);
-	return v4 >> 24 == IN_LOOPBACKNET || v4 == INADDR_ANY;
+	return (v4 >> 24 == IN_LOOPBACKNET && !fake.no_ipv4) || v4 == INADDR_ANY;
 }
 
 /* "Any" address? */
@@ -263,13 +263,34 @@ static struct fake_id *listener_at(in_port_t port)
 	return NULL;
 }
 
+/* Does @id, which listens, take connections to @to? */
+static bool takes(const struct fake_id *id, const struct sockaddr *to)
+{
+	const struct sockaddr *sa = (const struct sockaddr *)&id->bound;
+	const struct sockaddr_in6 *a = (const struct sockaddr_in6 *)sa;
+	const struct sockaddr_in6 *b = (const struct sockaddr_in6 *)to;
+
+	if (is_any(sa) && sa->sa_family == AF_INET6 && id->both)
+		return true;
+	if (sa->sa_family != to->sa_family)
+		return false;
+	if (is_any(sa))
+		return true;
+	if (sa->sa_family == AF_INET6)
+		return IN6_ARE_ADDR_EQUAL(&a->sin6_addr, &b->sin6_addr);
+	return ((const struct sockaddr_in *)sa)->sin_addr.s_addr ==
+	       ((const struct sockaddr_in *)to)->sin_addr.s_addr;
+}
+
 int rdma_bind_addr(struct rdma_cm_id *base, struct sockaddr *addr)
 {
 	struct fake_id *id = (struct fake_id *)base;
 	int code = 0;
 
 	pthread_mutex_lock(&fake.lock);
-	if (fake.absent || !served(addr))
+	if (fake_fails(FAKE_BIND))
+		code = errno;
+	else if (fake.absent || !served(addr))
 		code = ENODEV;
 	else if (port_of(addr) && listener_at(port_of(addr)))
 		code = EADDRNOTAVAIL; /* as the kernel does */
@@ -277,6 +298,10 @@ int rdma_bind_addr(struct rdma_cm_id *base, struct sockaddr *addr)
 		id->port = port_of(addr) ? port_of(addr) : htons(fake.next_port++);
 	if (!code && !is_any(addr))
 		base->verbs = fake_context();
+	if (!code)
+		memcpy(&id->bound, addr,
+		       addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+						   : sizeof(struct sockaddr_in));
 	pthread_mutex_unlock(&fake.lock);
 	errno = code;
 	return code ? -1 : 0;
@@ -326,13 +351,18 @@ int rdma_resolve_addr(struct rdma_cm_id *base, struct sockaddr *src, struct sock
 	return rc;
 }
 
-int rdma_set_option(struct rdma_cm_id *id, int level, int name, void *value, size_t len)
+/* Without it one family is taken, as where net.ipv6.bindv6only is set. */
+int rdma_set_option(struct rdma_cm_id *base, int level, int name, void *value, size_t len)
 {
-	(void)id;
-	(void)level;
-	(void)name;
-	(void)value;
-	(void)len;
+	if (level != RDMA_OPTION_ID || name != RDMA_OPTION_ID_AFONLY)
+		return 0;
+	if (len != sizeof(int)) {
+		errno = EINVAL;
+		return -1;
+	}
+	pthread_mutex_lock(&fake.lock);
+	((struct fake_id *)base)->both = !*(int *)value;
+	pthread_mutex_unlock(&fake.lock);
 	return 0;
 }
 
@@ -394,7 +424,7 @@ int rdma_connect(struct rdma_cm_id *base, struct rdma_conn_param *param)
 	l = listener_at(port_of(rdma_get_peer_addr(base)));
 	if (fake_fails(FAKE_CONNECT))
 		rc = -1;
-	else if (!l)
+	else if (!l || !takes(l, rdma_get_peer_addr(base)))
 		fake_push(id, RDMA_CM_EVENT_REJECTED, REJ_INVALID_SERVICE_ID, NULL, 0);
 	else if (!answered_badly(id))
 		request(id, l, param);

@@ -103,7 +103,7 @@ int ibv_query_port(struct ibv_context *c, uint8_t port, struct _compat_ibv_port_
 	return rc;
 }
 
-/* The loopback addresses: 127.0.0.1 as an IPv4-mapped one, then ::1. */
+/* The loopback addresses: 127.0.0.1 as an IPv4-mapped one, if there is IPv4, then ::1. */
 int ibv_query_gid(struct ibv_context *c, uint8_t port, int index, union ibv_gid *gid)
 {
 	static const uint8_t loopback[2][16] = { { [10] = 0xff, 0xff, 127, 0, 0, 1 },
@@ -111,6 +111,9 @@ int ibv_query_gid(struct ibv_context *c, uint8_t port, int index, union ibv_gid 
 
 	(void)c;
 	(void)port;
+	pthread_mutex_lock(&fake.lock);
+	index += fake.no_ipv4;
+	pthread_mutex_unlock(&fake.lock);
 	if (index < 0 || index > 1)
 		return -1;
 	memcpy(gid->raw, loopback[index], sizeof(loopback[index]));

@@ -44,6 +44,8 @@ struct fake_id {
 	bool answered; /* the request was accepted or rejected */
 	bool data; /* its greeting is that of a data channel */
 	in_port_t port;
+	struct sockaddr_storage bound; /* to listen */
+	bool both; /* bound to all of IPv6, it takes IPv4 too */
 };
 
 struct fake_pd {
@@ -125,7 +127,7 @@ struct fake {
 		void (*fn)(void *opaque);
 		void *opaque;
 	} at; /* before a call */
-	bool absent, hold;
+	bool absent, no_ipv4, hold;
 	bool hold_answers; /* those of the accepting side */
 	bool legacy; /* no ibv_wr_* */
 	uint32_t max_inline;
