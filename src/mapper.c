@@ -74,33 +74,57 @@ static int check_apart(const struct tern_mapping *maps, unsigned nr, struct tern
 	return 0;
 }
 
+/* Free @m; the mappings stay registered. */
+static void release(struct mapper *m)
+{
+	for (unsigned i = 0; i < m->nr; i++)
+		free(m->v[i].asked);
+	uffd_close(&m->uffd);
+	free(m);
+}
+
+/* Room for what is asked for in @m, whose mappings are in order.  0 or -ENOMEM with *err. */
+static int make_ranges(const struct placement *p, struct mapper *m, const struct tern_mapping *maps,
+		       unsigned nr, struct tern_error *err)
+{
+	for (; m->nr < nr; m->nr++) {
+		struct mapper_range *v = &m->v[m->nr];
+
+		v->m = maps[m->nr];
+		v->host_page_size = p->v[v->m.region].region->host_page_size;
+		v->asked = calloc(bitmap_words(v->m.size / v->host_page_size), 8);
+		if (!v->asked)
+			return error_session(err, -ENOMEM, "no memory for a mapping");
+	}
+	return 0;
+}
+
+/* Until it succeeds the descriptor and what is registered with it are the caller's alone. */
 int mapper_new(const struct placement *p, int uffd, const struct tern_mapping *maps, unsigned nr,
 	       struct mapper **out, struct tern_error *err)
 {
-	struct mapper *m = calloc(1, sizeof(*m) + nr * sizeof(m->v[0]));
+	struct mapper *m;
 	int r = 0;
 
-	if (!m)
-		return error_session(err, -ENOMEM, "no memory for %u mappings", nr);
-	m->uffd.fd = fcntl(uffd, F_DUPFD_CLOEXEC, 0);
-	if (m->uffd.fd < 0 || fcntl(m->uffd.fd, F_SETFL, O_NONBLOCK))
-		r = error_session(err, -errno, "descriptor %d is no userfaultfd: %s", uffd,
-				  error_name(-errno));
+	for (unsigned i = 0; i < nr && !r; i++)
+		r = check(p, &maps[i], err);
 	if (!r)
 		r = check_apart(maps, nr, err);
-	for (unsigned i = 0; i < nr && !r; i++) {
-		r = check(p, &maps[i], err);
-		if (r)
-			break;
-		m->v[i].m = maps[i];
-		m->v[i].host_page_size = p->v[maps[i].region].region->host_page_size;
-		m->v[i].asked = calloc(bitmap_words(maps[i].size / m->v[i].host_page_size), 8);
-		if (!m->v[i].asked)
-			r = error_session(err, -ENOMEM, "no memory for a mapping");
-		m->nr++;
+	if (r)
+		return r;
+	m = calloc(1, sizeof(*m) + nr * sizeof(m->v[0]));
+	if (!m)
+		return error_session(err, -ENOMEM, "no memory for %u mappings", nr);
+	m->uffd.fd = -1;
+	r = make_ranges(p, m, maps, nr, err);
+	if (!r) {
+		m->uffd.fd = fcntl(uffd, F_DUPFD_CLOEXEC, 0);
+		if (m->uffd.fd < 0 || fcntl(m->uffd.fd, F_SETFL, O_NONBLOCK))
+			r = error_session(err, -errno, "descriptor %d is no userfaultfd: %s", uffd,
+					  error_name(-errno));
 	}
 	if (r)
-		mapper_delete(&m);
+		release(m);
 	else
 		*out = m;
 	return r;
@@ -110,15 +134,11 @@ void mapper_delete(struct mapper **mp)
 {
 	struct mapper *m = *mp;
 
-	for (unsigned i = 0; m && i < m->nr; i++) {
-		if (m->uffd.fd >= 0)
-			(void)uffd_unregister(&m->uffd, (void *)(uintptr_t)m->v[i].m.hva,
-					      m->v[i].m.size);
-		free(m->v[i].asked);
-	}
-	if (m)
-		uffd_close(&m->uffd);
-	free(m);
+	if (!m)
+		return;
+	for (unsigned i = 0; i < m->nr; i++)
+		(void)uffd_unregister(&m->uffd, (void *)(uintptr_t)m->v[i].m.hva, m->v[i].m.size);
+	release(m);
 	*mp = NULL;
 }
 

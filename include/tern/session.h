@@ -454,7 +454,8 @@ struct tern_mapping {
  *
  * Mappings do not overlap in that process.
  * @uffd has been through UFFDIO_API; it is duplicated (and becomes non-blocking) and may be
- * closed.  Only shared regions can be mapped so.
+ * closed.  Only shared regions can be mapped so.  A call that fails changes nothing: the
+ * mappings stay registered as they were.
  *
  * Returns 0; -EINVAL (role, or a mapping that does not fit: tern_session_error() has no
  * part in it, *@err says why unless it is NULL), -EAGAIN (not yet in postcopy), -ESRCH

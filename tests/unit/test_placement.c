@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -654,6 +655,35 @@ static void wrong_mappings_are_refused(void **state)
 	rig_fini(&r);
 }
 
+/* A mapping that is refused changes nothing: the good one before it stays registered. */
+static void refused_mappings_stay_registered(void **state)
+{
+	uint8_t *theirs =
+		mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const struct tern_mapping both[] = {
+		{ .size = 4 * PAGE, .hva = (uintptr_t)theirs },
+		{ .size = 17 * PAGE, .hva = 1ull << 40 },
+	};
+	struct mapper *m;
+	struct uffd other;
+	struct rig r;
+
+	assert_ptr_not_equal(theirs, MAP_FAILED);
+	rig_init(&r, MEMFD, 16);
+	assert_int_equal(uffd_open(&other, 0, &r.err), 0);
+	assert_int_equal(
+		uffd_register(&other, theirs, 4 * PAGE, UFFDIO_REGISTER_MODE_MISSING, NULL), 0);
+	assert_int_equal(mapper_new(r.p, other.fd, both, 2, &m, &r.err), -EINVAL);
+	assert_int_equal(uffd_zero(&other, theirs, 4 * PAGE), 0);
+	error_clear(&r.err);
+	assert_int_equal(mapper_new(r.p, other.fd, both, 1, &m, &r.err), 0);
+	mapper_delete(&m);
+	assert_int_equal(uffd_zero(&other, theirs, 4 * PAGE), -ENOENT);
+	uffd_close(&other);
+	munmap(theirs, 4 * PAGE);
+	rig_fini(&r);
+}
+
 static void missing_may_not_overlap(void **state)
 {
 	struct runs twice = { .p = (const uint8_t *)"\0\5", .left = 2, .at = 12, .end = 1024 };
@@ -942,6 +972,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(pages_outside_are_refused),
 		cmocka_unit_test(writes_that_may_not_be),
 		cmocka_unit_test(wrong_mappings_are_refused),
+		cmocka_unit_test(refused_mappings_stay_registered),
 		cmocka_unit_test(missing_may_not_overlap),
 		cmocka_unit_test(complete_blocks_are_the_kernels),
 		cmocka_unit_test(again_allows_what_is_missing),
