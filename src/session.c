@@ -412,11 +412,13 @@ int tern_session_wait(struct tern_session *s, int timeout_ms)
 	if (!s->started)
 		r = -ESRCH;
 	else if (!s->ended)
-		r = -ETIMEDOUT;
+		r = -EINPROGRESS;
 	else if (s->state == TERN_STATE_COMPLETED)
 		r = 0;
 	else if (s->state == TERN_STATE_CANCELLED)
 		r = -ECANCELED;
+	else if (s->error.code == -EINPROGRESS) /* a callback's or the peer's; it has ended */
+		r = -EIO;
 	else
 		r = s->error.code;
 	monitor_unlock(&s->mon);

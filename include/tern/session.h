@@ -468,9 +468,12 @@ int tern_session_add_mapper(struct tern_session *s, int uffd, const struct tern_
 /*
  * tern_session_wait - block until the session has ended.
  *
- * @timeout_ms < 0 waits forever.  Returns 0 if it completed, -ETIMEDOUT if it
- * still runs, -ECANCELED if it was cancelled, -ESRCH if it was never started,
- * or the code of its error.
+ * @timeout_ms < 0 waits forever.  Returns -EINPROGRESS if it has not ended in that
+ * time, and for no other reason: a session that has ended returns 0 if it completed,
+ * -ECANCELED if it was cancelled, or the code of its error, which may be -ETIMEDOUT of a
+ * silent peer, say (-EIO in place of an error -EINPROGRESS).  -ESRCH: it was never
+ * started.  Once it has ended, tern_session_state() tells COMPLETED, FAILED or
+ * CANCELLED, whatever the code.
  */
 int tern_session_wait(struct tern_session *s, int timeout_ms);
 

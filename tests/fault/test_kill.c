@@ -202,7 +202,7 @@ static void file_report(struct report *r, struct tern_session *s, const struct t
 	r->filed = true;
 }
 
-/* True if @s has ended; the codes of tern_session_wait() do not tell. */
+/* True if @s is in a state that it does not leave. */
 static bool has_ended(struct tern_session *s)
 {
 	enum tern_state state = tern_session_state(s);

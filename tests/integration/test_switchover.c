@@ -227,9 +227,15 @@ static void link_silent_while_paused(void **state)
 					 .msg_type = FAULT_ANY_TYPE,
 					 .action = FAULT_SWALLOW };
 	struct held h;
+	int code;
 
 	held_init(&h, state, TERN_MODE_PRECOPY);
 	assert_int_equal(fault_net_add(h.rig.net, &rule), 0);
+	do /* as a VMM that has other things to do between */
+		code = tern_session_wait(h.rig.s, 10);
+	while (code == -EINPROGRESS);
+	assert_int_equal(code, -ETIMEDOUT);
+	assert_int_equal(tern_session_state(h.rig.s), TERN_STATE_FAILED);
 	held_lost(&h, -ETIMEDOUT, "silent");
 }
 
