@@ -179,8 +179,7 @@ int tern_session_add_region(struct tern_session *s, const struct tern_region_des
 	error_clear(&err);
 	int r = region_add(&s->regions, desc, &err);
 
-	if (r < 0)
-		session_fail(s, &err);
+	session_set_up(s, &err);
 	return r;
 }
 
@@ -216,6 +215,7 @@ int tern_session_set_event_handler(struct tern_session *s, tern_event_fn *fn, vo
 void session_use_transport(struct tern_session *s, const struct transport *ops)
 {
 	s->transport = ops;
+	s->transport_is_given = true;
 }
 
 /* The session thread: all signals are the caller's business, not ours. */
@@ -285,7 +285,7 @@ static int prepare(struct tern_session *s, enum tern_role role, const char *uri,
 				     "no region to migrate: call tern_session_add_region() first");
 	int r = uri_parse(uri, &s->uri, err);
 
-	if (!r && !s->transport)
+	if (!r && !s->transport_is_given) /* an earlier attempt's may be of another scheme */
 		r = transport_choose(&s->uri, s->texts[TERN_TEXT_RDMA_DEVICE], &s->transport,
 				     s->transport_why,
 				     sizeof(s->transport_why), err);
@@ -294,6 +294,21 @@ static int prepare(struct tern_session *s, enum tern_role role, const char *uri,
 	if (!r)
 		uri_format(&s->uri, s->uri_text, sizeof(s->uri_text));
 	return r;
+}
+
+/* There is no thread: give back what was taken for it, so that the call may be repeated. */
+static void undo_start(struct tern_session *s)
+{
+	if (s->role == TERN_SOURCE) {
+		blockers_end(s->blockers);
+		return;
+	}
+	monitor_lock(&s->mon);
+	struct transport_listener *l = s->listener;
+
+	s->listener = NULL;
+	monitor_unlock(&s->mon);
+	l->ops->listener_close(l);
 }
 
 /* Start in @role; the session's error says why not. */
@@ -316,8 +331,8 @@ static int start(struct tern_session *s, enum tern_role role, const char *uri)
 		r = blockers_begin(s->blockers, &err);
 	if (!r) {
 		r = start_thread(s, &err);
-		if (r && role == TERN_SOURCE)
-			blockers_end(s->blockers);
+		if (r)
+			undo_start(s);
 	}
 	if (r)
 		session_fail(s, &err);
@@ -498,6 +513,14 @@ void session_forsake_load(void *opaque)
 		return;
 	s->forsaken = true;
 	faults_forsake(s->faults);
+}
+
+void session_set_up(struct tern_session *s, const struct tern_error *result)
+{
+	monitor_lock(&s->mon);
+	s->error = *result;
+	s->error.phase = s->state;
+	monitor_unlock(&s->mon);
 }
 
 void session_worker_failed(struct tern_session *s, const struct tern_error *why)

@@ -82,7 +82,8 @@ struct tern_session {
 	struct topology *topology;
 	bool owns_topology; /* else the caller's of session_new_with() */
 	const struct zero_ops *zero;
-	const struct transport *transport; /* from the URI, or set by a test */
+	const struct transport *transport; /* from the URI, or … */
+	bool transport_is_given; /* … by session_use_transport(), whatever the URI */
 	struct uri uri;
 	char uri_text[320]; /* bound address, once known */
 	char transport_why[200]; /* why this transport */
@@ -185,6 +186,12 @@ void session_set_state(struct tern_session *s, enum tern_state to);
 
 /* session_event - call the caller's handler.  Any thread, no lock held. */
 void session_event(struct tern_session *s, enum tern_event_type type, const struct tern_error *err);
+
+/*
+ * session_set_up - a call that configures a session ended so: its error, or that there was
+ * none, takes the place of an earlier call's.  Not once started; caller's thread.
+ */
+void session_set_up(struct tern_session *s, const struct tern_error *result);
 
 /* session_fail - note an error if it is the first, and wake the session thread.  Any thread. */
 void session_fail(struct tern_session *s, const struct tern_error *why);

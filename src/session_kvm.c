@@ -25,10 +25,9 @@ int tern_session_set_kvm(struct tern_session *s, const struct tern_kvm_desc *des
 	else
 		r = kvm_vm_new(desc, &s->regions, &s->params[TERN_PARAM_VCPU_DIRTY_LIMIT], &vm,
 			       &err);
-	if (r) {
-		session_fail(s, &err);
+	session_set_up(s, &err);
+	if (r)
 		return r;
-	}
 	kvm_vm_delete(&s->kvm);
 	s->kvm = vm;
 	return 0;

@@ -484,6 +484,8 @@ enum tern_outcome tern_session_outcome(const struct tern_session *s);
 /*
  * tern_session_error - copy the session's first error; in POSTCOPY_PAUSED, why it is.
  *
+ * Before it is started: why the last call of tern_session_add_region(),
+ * tern_session_set_kvm(), tern_session_connect() or tern_session_listen() failed, if it did.
  * Returns its code (0: there is none; *@out is cleared then).  Any thread.
  */
 int tern_session_error(const struct tern_session *s, struct tern_error *out);
