@@ -12,6 +12,7 @@
 
 const struct transport rdma_transport = {
 	.name = "rdma",
+	.one_sided = true,
 	.listen = verbs_listener_listen,
 	.listener_uri = verbs_listener_uri,
 	.accept = verbs_listener_accept,

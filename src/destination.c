@@ -3,7 +3,8 @@
  * The destination's side of a session.
  *
  *	listen()      clear RAM that is not zero, bind           (caller's thread)
- *	setup         take candidates one by one until a handshake succeeds
+ *	setup         take candidates one by one until a handshake succeeds; clear RAM again
+ *	              after one that failed, if that one may have written to it
  *	active        channel threads place RAM; ROUND messages count rounds
  *	device        after the final ROUND: STATE …, STATE_END, load, READY
  *	              GO: revoke access, resume, STARTED
@@ -36,20 +37,29 @@
 
 /* ------------------------------------------------------------------- listen */
 
+/* Is the session still wanted?  -ECANCELED with *err if not. */
+static int check_cancel(struct tern_session *s, struct tern_error *err)
+{
+	monitor_lock(&s->mon);
+	int r = session_check(s, err);
+
+	monitor_unlock(&s->mon);
+	return r;
+}
+
 /* Make every byte of @r zero without allocating what was never touched. */
-static int clear_region(const struct tern_session *s, const struct populated *p, struct region *r,
+static int clear_region(struct tern_session *s, const struct populated *p, struct region *r,
 			struct tern_error *err)
 {
 	uint64_t map[CLEAR_PAGES / BITMAP_WORD_BITS];
 
-	if (r->flags & TERN_REGION_ZEROED)
-		return 0;
 	for (uint64_t first = 0; first < r->nr_pages; first += CLEAR_PAGES) {
 		uint64_t nr = r->nr_pages - first < CLEAR_PAGES ? r->nr_pages - first : CLEAR_PAGES;
+		int e = check_cancel(s, err); /* there may be much of it */
 
 		memset(map, 0, sizeof(map));
-		int e = populated_scan(p, r, first, nr, map, err);
-
+		if (!e)
+			e = populated_scan(p, r, first, nr, map, err);
 		if (e)
 			return e;
 		bitmap_for_each_run (map, nr, a, b) {
@@ -64,18 +74,30 @@ static int clear_region(const struct tern_session *s, const struct populated *p,
 	return 0;
 }
 
-int destination_listen(struct tern_session *s, struct tern_error *err)
+/*
+ * Make all regions zero.  @vouched: but for those that the caller vouches for, which is of no
+ * worth once a peer could write to them.
+ */
+static int clear_regions(struct tern_session *s, bool vouched, struct tern_error *err)
 {
 	struct populated p;
-	struct transport_env env;
-	struct transport_listener *l;
 	int r = populated_init(&p, &s->regions, err);
 
 	if (r)
 		return r;
 	for (unsigned i = 0; !r && i < s->regions.nr; i++)
-		r = clear_region(s, &p, &s->regions.v[i], err);
+		if (!vouched || !(s->regions.v[i].flags & TERN_REGION_ZEROED))
+			r = clear_region(s, &p, &s->regions.v[i], err);
 	populated_fini(&p);
+	return r;
+}
+
+int destination_listen(struct tern_session *s, struct tern_error *err)
+{
+	struct transport_env env;
+	struct transport_listener *l;
+	int r = clear_regions(s, true, err);
+
 	if (r)
 		return r;
 	session_env(s, &env);
@@ -90,16 +112,6 @@ int destination_listen(struct tern_session *s, struct tern_error *err)
 }
 
 /* --------------------------------------------------------------- acceptance */
-
-/* Is the session still wanted?  -ECANCELED with *err if not. */
-static int check_cancel(struct tern_session *s, struct tern_error *err)
-{
-	monitor_lock(&s->mon);
-	int r = session_check(s, err);
-
-	monitor_unlock(&s->mon);
-	return r;
-}
 
 /* Tell a latecomer that this session is taken, and drop it. */
 static void refuse(struct tern_session *s, struct transport_conn *conn)
@@ -227,6 +239,18 @@ void destination_find_reason(struct tern_session *s, int code, struct tern_error
 		error_session(why, code, "the peer went away during the handshake");
 }
 
+/*
+ * A candidate that had come far enough to write to RAM by itself was turned away, and its
+ * connection is closed: whoever comes next relies on RAM that reads as zero.
+ */
+static int clear_after(struct tern_session *s, struct tern_error *err)
+{
+	bool dirty = s->exposed && s->transport->one_sided;
+
+	s->exposed = false;
+	return dirty ? clear_regions(s, false, err) : 0;
+}
+
 /* Take candidates until one is admitted. */
 static int admit(struct destination *d, struct tern_error *err)
 {
@@ -254,6 +278,9 @@ static int admit(struct destination *d, struct tern_error *err)
 		if (check_cancel(s, err))
 			return s->error.code;
 		destination_dismiss(d, &why);
+		r = clear_after(s, err);
+		if (r)
+			return r;
 	}
 }
 

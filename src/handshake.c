@@ -422,8 +422,10 @@ int handshake_destination(struct tern_session *s, struct tern_error *err)
 		r = answer_hello(s, &msg.hello, err);
 	if (!r)
 		r = receive_regions(s, err);
-	if (!r)
+	if (!r) {
+		s->exposed = true;
 		r = session_expose(s, s->conn, err);
+	}
 	if (!r)
 		r = session_open_channels(s, err);
 	if (!r)

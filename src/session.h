@@ -93,6 +93,7 @@ struct tern_session {
 	pthread_t thread;
 	pthread_t announcer;     /* session thread; … */
 	bool announces;          /* … there is one */
+	bool exposed;            /* destination, session thread: this candidate was given RAM */
 	uint64_t resumed_at_ns; /* session thread: by the VMM's word; 0: it has not said */
 	char reason[TERN_REASON_MAX + 1]; /* session thread: why a callback failed; "": unknown */
 	pthread_mutex_t event_lock;

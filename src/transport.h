@@ -169,6 +169,8 @@ struct transport_conn {
 
 struct transport {
 	const char *name; /* "tcp", as in statistics and JSON */
+	bool one_sided; /* the peer's writes are placed by a device, from expose() on, whether
+			 * or not anybody is in serve(); else by serve() */
 
 	/*
 	 * Bind and listen.  Blocks only for name resolution.  Errors say which

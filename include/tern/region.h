@@ -34,7 +34,8 @@ enum {
 	 * Destination only: the caller guarantees that every byte of the region
 	 * reads as zero now (freshly mapped, or populated and never written).
 	 * Without it libtern looks at the populated pages itself, and clears
-	 * those that are not zero, before it accepts a connection.
+	 * those that are not zero, before it accepts a connection.  (With it too, after
+	 * a peer that could have written to them was turned away.)
 	 */
 	TERN_REGION_ZEROED = 1u << 0,
 };

@@ -375,7 +375,9 @@ int tern_session_connect(struct tern_session *s, const char *uri);
  *
  * A stranger (no tern peer, another version, other regions, silent) is turned
  * away with TERN_EVENT_STRANGER and the session goes on listening, until the
- * first peer whose handshake succeeds.
+ * first peer whose handshake succeeds.  If it had come far enough to write to the
+ * regions by itself (RDMA), they are cleared again first, all of them; a session
+ * whose memory cannot be cleared fails.
  */
 int tern_session_listen(struct tern_session *s, const char *uri);
 

@@ -55,6 +55,7 @@ struct fault_net *fault_net_new(const struct transport *inner)
 		return NULL;
 	net->ops = fault_transport_ops;
 	net->ops.name = inner->name;
+	net->ops.one_sided = inner->one_sided;
 	if (!inner->retire)
 		net->ops.retire = NULL;
 	if (!inner->prepare)

@@ -255,6 +255,7 @@ static int loop_connect(const struct transport *ops, const struct transport_env 
 
 static const struct transport loop_ops = {
 	.name = "loop",
+	.one_sided = true,
 	.listen = loop_listen,
 	.listener_uri = loop_listener_uri,
 	.accept = loop_accept,
