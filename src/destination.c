@@ -224,8 +224,13 @@ void destination_dismiss(struct destination *d, const struct tern_error *why)
 	}
 	session_close_link(s);
 	memset(&s->link, 0, sizeof(s->link));
-	if (!s->point_of_no_return)
+	if (!s->point_of_no_return) {
 		postcopy_fini(s);
+		monitor_lock(&s->mon); /* what a stranger took is not the migration's */
+		s->stats.registration_ns = s->stats.registration_bytes = 0;
+		s->stats.locked_peak_bytes = 0;
+		monitor_unlock(&s->mon);
+	}
 	session_stranger(s, why);
 }
 

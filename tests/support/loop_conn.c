@@ -268,10 +268,13 @@ static int deliver(struct loop_channel *ch, const void *msg, size_t len, const v
 			      "The loop peer pushed contents, which are not welcome");
 	} else if (!rc) {
 		rc = queue_add(&to->channels[index].inbox, msg, len, more, contents);
-		if (rc)
+		if (rc) {
 			error_channel(err, rc, index, "No memory for a notify");
-		else
+		} else {
 			to->channels[index].posted++;
+			to->channels[index].bytes += contents;
+			ch->bytes += contents;
+		}
 	}
 	pthread_cond_broadcast(&net->changed);
 	pthread_mutex_unlock(&net->lock);
