@@ -102,9 +102,14 @@ class DeviceState(Case):
                 vm.quit()
 
     def test_whole_state_is_taken(self):
-        """The same way in, nothing changed: the refusals above are not for another reason."""
+        """The same way in, nothing changed: the refusals above are not for another reason.
+
+        The guest's RAM is gone, so it crashes at once; that may be before all of its vCPUs run.
+        """
         said, vm = self.send(self.capture())
-        self.assertTrue(said.startswith("destination "), said + vm.stderr())
+        self.assertTrue(said.startswith("destination ") or
+                        said.startswith("neither ") and "the guest has crashed" in said,
+                        said + vm.stderr())
 
 
 if __name__ == "__main__":
