@@ -84,6 +84,7 @@ struct tcp_channel {
 	uint64_t payload_left; /* bytes of [iov_at, iov_nr) */
 	size_t stage_at, stage_len; /* unparsed bytes of stage */
 	int lowat; /* SO_RCVLOWAT now; 0: never set */
+	uint64_t rx_yielded_ns; /* when others had their turn last */
 	size_t rx_most; /* bytes of one recvmsg(); see channel_rx.c */
 	bool rx_was_long; /* the last one */
 	uint8_t stage[STAGE_MAX];
