@@ -6,7 +6,7 @@
  * One lock and one condition variable for all that is rare in a session: state,
  * first error, phases of the workers, messages from the control queue, cancel.
  * Whoever changes something that another thread may wait for broadcasts.  No
- * other lock is taken while it is held, and no callback or transport call is made.
+ * other lock is taken while it is held, and no callback of the VMM's is made.
  */
 
 #include <pthread.h>

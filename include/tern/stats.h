@@ -52,7 +52,8 @@ struct tern_stats {
 	uint64_t skipped_pages;      /* pages never touched, first round */
 	uint64_t remaining_bytes;    /* source: dirty at the last look */
 
-	uint64_t total_ns;           /* from connect() to STARTED, in postcopy to COMPLETE; or until now */
+	uint64_t total_ns;           /* from connect() to STARTED, or until now; in postcopy
+				      * to COMPLETE */
 	uint64_t setup_ns;           /* from connect() to the first round */
 	uint64_t first_byte_ns;      /* from connect() to the first guest RAM sent; 0: none yet */
 	uint64_t downtime_ns;        /* pause to resume; sum of the ledger */

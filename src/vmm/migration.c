@@ -137,7 +137,10 @@ static int vm_resume(void *opaque)
 	int ret = 0;
 
 	pthread_mutex_lock(&v->lock);
-	v->state = g->wants_to_run ? RUN_RUNNING : RUN_PAUSED;
+	if (v->state == RUN_INTERNAL_ERROR) /* it crashed before it was to be paused */
+		ret = -EIO;
+	else
+		v->state = g->wants_to_run ? RUN_RUNNING : RUN_PAUSED;
 	if (g->wants_to_run)
 		ret = machine_resume(v->machine);
 	if (g->wants_to_run && !ret)
