@@ -385,7 +385,10 @@ static struct preparer many_extents(struct verbs_pair *p)
 	return a;
 }
 
-/* Wait until the source's registrar does.  What it has asked for; *more: and would like to. */
+/*
+ * Wait until the source's registrar does.  What it has asked for; *more: and would like to,
+ * which the preparer may be slower to say than the registrar is to ask.
+ */
 static unsigned asked_for(struct verbs_pair *p, bool *more)
 {
 	struct keys *k = &to_conn(p->src)->keys;
@@ -397,8 +400,8 @@ static unsigned asked_for(struct verbs_pair *p, bool *more)
 		sched_yield();
 		pthread_mutex_lock(&k->lock);
 		nr = k->nr_asking;
-		waits = nr >= KEYS_ASKING_MAX && !k->registrars[0].busy;
 		*more = k->registrars[0].queue;
+		waits = nr >= KEYS_ASKING_MAX && *more && !k->registrars[0].busy;
 		pthread_mutex_unlock(&k->lock);
 	} while (!waits && now_ms() < end);
 	return nr;
