@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 
 /*
- * The listening side.
+ * The listening side: who is let in.
  *
  *	CONNECT_REQUEST   greeting is bad              reject, tell env.stranger
  *	                  control                      connection made, accepted; it waits
@@ -19,10 +19,7 @@
  */
 
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,10 +27,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 #include "error.h"
-#include "uri.h"
+#include "listening.h"
 #include "verbs.h"
 
-#define BACKLOG 16
 #define WAITING_MAX 16u
 #define GONE_MAX 16u
 
@@ -50,12 +46,9 @@ struct verbs_hub {
 struct verbs_listener {
 	struct transport_listener base;
 	struct transport_env env;
-	struct rdma_event_channel *cm;
-	struct rdma_cm_id *id;
+	struct verbs_listening at;
 	struct verbs_hub *hub;
 	int stop_fd; /* eventfd */
-	char host[URI_HOST_MAX + 1];
-	int family; /* of the address that id is bound to */
 
 	/* Acceptor: connections whose first message has not come yet. */
 	struct {
@@ -118,162 +111,6 @@ void vhub_leave(struct verbs_conn *c)
 	pthread_mutex_unlock(&hub->lock);
 }
 
-/*
- * Why binding to @sa failed with -EADDRNOTAVAIL: a port that is taken on another
- * address (or on all) gives the same as an address that no device serves.
- */
-static int bind_reason(struct verbs_listener *l, const struct sockaddr *sa)
-{
-	struct sockaddr_storage any = { 0 };
-	struct rdma_cm_id *id;
-	int rc = -EADDRNOTAVAIL;
-
-	if (sa->sa_family == AF_INET6) {
-		memcpy(&any, sa, sizeof(struct sockaddr_in6));
-		((struct sockaddr_in6 *)&any)->sin6_port = 0;
-	} else {
-		memcpy(&any, sa, sizeof(struct sockaddr_in));
-		((struct sockaddr_in *)&any)->sin_port = 0;
-	}
-	if (rdma_create_id(l->cm, &id, NULL, RDMA_PS_TCP))
-		return rc;
-	if (!rdma_bind_addr(id, (struct sockaddr *)&any))
-		rc = -EADDRINUSE;
-	rdma_destroy_id(id);
-	return rc;
-}
-
-/* Is the bound address one of the device that the user named?  0 or -EADDRNOTAVAIL. */
-static int check_bound(const struct verbs_listener *l, const char *text, struct tern_error *err)
-{
-	const char *device = l->env.rdma_device;
-
-	if (!device || !*device || verbs_device_is(device, l->id))
-		return 0;
-	return error_session(
-		err, -EADDRNOTAVAIL,
-		"Listening on %s for RDMA failed: %s serves that address, not %s; give "
-		"an address of that device, or no host",
-		text, l->id->verbs ? ibv_get_device_name(l->id->verbs->device) : "no single device",
-		device);
-}
-
-/* What to do about an address that cannot be had. */
-static const char *bind_remedy(int rc)
-{
-	return rc == -EADDRINUSE ? "another program listens there"
-				 : "check that an RDMA device serves that address (rdma link, ip "
-				   "address)";
-}
-
-/* Bind to @sa and listen there.  0 or -errno with *err, and then nothing is left of it. */
-static int listen_on(struct verbs_listener *l, struct sockaddr *sa, struct tern_error *err)
-{
-	char text[VERBS_TEXT_MAX];
-	int rc = 0, one_family = 0;
-
-	verbs_address_text(sa, text, sizeof(text));
-	if (rdma_create_id(l->cm, &l->id, NULL, RDMA_PS_TCP)) {
-		l->id = NULL;
-		return error_session(err, -errno, "Making an RDMA connection identifier failed: %s",
-				     error_name(-errno));
-	}
-	if (!l->host[0]) /* where that cannot be said both are taken unless net.ipv6.bindv6only */
-		(void)rdma_set_option(l->id, RDMA_OPTION_ID, RDMA_OPTION_ID_AFONLY, &one_family,
-				      sizeof(one_family));
-	if (rdma_bind_addr(l->id, sa) || rdma_listen(l->id, BACKLOG)) {
-		rc = -errno;
-		if (rc == -EADDRNOTAVAIL)
-			rc = bind_reason(l, sa);
-		error_session(err, rc, "Listening on %s for RDMA failed: %s; %s", text,
-			      error_name(rc), bind_remedy(rc));
-	} else {
-		rc = check_bound(l, text, err);
-	}
-	l->family = sa->sa_family;
-	if (rc) {
-		rdma_destroy_id(l->id);
-		l->id = NULL;
-	}
-	return rc;
-}
-
-/* Does @rc mean that the address is not of this host, or of the device?  Another one may be. */
-static bool is_elsewhere(int rc)
-{
-	return rc == -ENODEV || rc == -EADDRNOTAVAIL || rc == -EAFNOSUPPORT;
-}
-
-/* The first of @list that is an address of this host.  0 or -errno with *err. */
-static int listen_first(struct verbs_listener *l, const struct addrinfo *list,
-			struct tern_error *err)
-{
-	struct tern_error why = { 0 };
-	int rc = -EADDRNOTAVAIL;
-
-	for (const struct addrinfo *a = list; a && is_elsewhere(rc); a = a->ai_next) {
-		error_clear(&why);
-		rc = listen_on(l, a->ai_addr, &why);
-	}
-	return rc ? error_session(err, rc, "%s", why.message) : 0;
-}
-
-/* All addresses, of both families: with IPv6 that includes IPv4, without there is IPv4. */
-static int listen_any(struct verbs_listener *l, const struct uri *uri, struct tern_error *err)
-{
-	in_port_t port = htons((uint16_t)atoi(uri->port));
-	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = port };
-	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = port };
-	struct addrinfo last = { .ai_addr = (struct sockaddr *)&v4 };
-	struct addrinfo first = { .ai_addr = (struct sockaddr *)&v6, .ai_next = &last };
-
-	return listen_first(l, &first, err);
-}
-
-/* An address of the device that the user named, who named no host. */
-static int listen_device(struct verbs_listener *l, const struct uri *uri, struct tern_error *err)
-{
-	in_port_t port = htons((uint16_t)atoi(uri->port));
-	struct sockaddr_storage addr = { 0 };
-	struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&addr;
-	struct sockaddr_in *v4 = (struct sockaddr_in *)&addr;
-	int rc = verbs_device_address(l->cm, l->env.rdma_device, NULL, &addr, err);
-
-	if (rc)
-		return rc;
-	if (addr.ss_family == AF_INET6) {
-		v6->sin6_port = port;
-		inet_ntop(AF_INET6, &v6->sin6_addr, l->host, sizeof(l->host));
-	} else {
-		v4->sin_port = port;
-		inet_ntop(AF_INET, &v4->sin_addr, l->host, sizeof(l->host));
-	}
-	return listen_on(l, (struct sockaddr *)&addr, err);
-}
-
-/* One address of a name: a source that is given the name tries them all. */
-static int listen_name(struct verbs_listener *l, const struct uri *uri, struct tern_error *err)
-{
-	struct addrinfo *list;
-	int rc = verbs_resolve(uri, AI_PASSIVE, &list, err);
-
-	if (rc)
-		return rc;
-	rc = listen_first(l, list, err);
-	freeaddrinfo(list);
-	return rc;
-}
-
-/* Bind and listen.  0 or -errno with *err. */
-static int verbs_listener_bind(struct verbs_listener *l, const struct uri *uri,
-			       struct tern_error *err)
-{
-	if (uri->host[0])
-		return listen_name(l, uri, err);
-	return l->env.rdma_device && *l->env.rdma_device ? listen_device(l, uri, err)
-							 : listen_any(l, uri, err);
-}
-
 int verbs_listener_listen(const struct transport *ops, const struct transport_env *env,
 			  const struct uri *uri, struct transport_listener **out,
 			  struct tern_error *err)
@@ -285,15 +122,12 @@ int verbs_listener_listen(const struct transport *ops, const struct transport_en
 		return error_session(err, rc, "No memory for a listener");
 	l->base.ops = ops;
 	l->env = *env;
-	snprintf(l->host, sizeof(l->host), "%s", uri->host);
 	l->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->hub = hub_new();
 	if (!l->hub || l->stop_fd < 0)
 		error_session(err, rc, "No memory or descriptors for a listener");
 	else
-		rc = verbs_cm_channel(&l->cm, err);
-	if (!rc)
-		rc = verbs_listener_bind(l, uri, err);
+		rc = verbs_listening_open(&l->at, l->env.rdma_device, uri, err);
 	if (rc) {
 		verbs_listener_close(&l->base);
 		return rc;
@@ -304,15 +138,7 @@ int verbs_listener_listen(const struct transport *ops, const struct transport_en
 
 int verbs_listener_uri(const struct transport_listener *base, char *buf, size_t size)
 {
-	const struct verbs_listener *l = (const struct verbs_listener *)base;
-	struct uri uri = { .scheme = URI_RDMA };
-
-	snprintf(uri.host, sizeof(uri.host), "%s", l->host);
-	if (!uri.host[0]) /* any address: name one that works */
-		(void)verbs_local_address(l->family == AF_INET ? AF_INET : AF_UNSPEC, uri.host,
-					  sizeof(uri.host), NULL, 0);
-	snprintf(uri.port, sizeof(uri.port), "%u", be16toh(rdma_get_src_port(l->id)));
-	return uri_format(&uri, buf, size);
+	return verbs_listening_uri(&((const struct verbs_listener *)base)->at, buf, size);
 }
 
 void verbs_listener_stop(struct transport_listener *base)
@@ -360,10 +186,7 @@ void verbs_listener_close(struct transport_listener *base)
 			waiting_drop(l, i, -ECANCELED, "the listener is closing");
 	if (l->hub)
 		vhub_put(l->hub);
-	if (l->id)
-		rdma_destroy_id(l->id);
-	if (l->cm)
-		rdma_destroy_event_channel(l->cm);
+	verbs_listening_close(&l->at);
 	if (l->stop_fd >= 0)
 		close(l->stop_fd);
 	free(l);
@@ -675,7 +498,7 @@ int verbs_listener_accept(struct transport_listener *base, int timeout_ms,
 	int64_t deadline = verbs_deadline(timeout_ms);
 	struct pollfd p[3] = {
 		{ .fd = l->stop_fd, .events = POLLIN },
-		{ .fd = l->cm->fd, .events = POLLIN },
+		{ .fd = l->at.cm->fd, .events = POLLIN },
 		{ .fd = l->hub->heard_fd, .events = POLLIN },
 	};
 
@@ -695,7 +518,7 @@ int verbs_listener_accept(struct transport_listener *base, int timeout_ms,
 			return error_session(err, -ECANCELED, "Listening was stopped");
 		if (n > 0 && p[2].revents)
 			(void)eventfd_read(l->hub->heard_fd, &ignored);
-		while (n > 0 && !verbs_cm_next(l->cm, -1, 0, &ev)) {
+		while (n > 0 && !verbs_cm_next(l->at.cm, -1, 0, &ev)) {
 			if (ev.type == RDMA_CM_EVENT_CONNECT_REQUEST)
 				request(l, &ev);
 			else if (ev.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
