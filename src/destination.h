@@ -34,6 +34,16 @@ struct destination {
 	uint64_t ready_ns; /* READY was sent then */
 };
 
+/* The acceptor, with its struct destination, until the listener is stopped (acceptor.c). */
+void *destination_acceptor_main(void *arg);
+
+/*
+ * destination_admit - take candidates until a handshake succeeds.
+ *
+ * 0; or -errno with *err if the session is not wanted any more.
+ */
+int destination_admit(struct destination *d, struct tern_error *err);
+
 /*
  * destination_next_candidate - wait for a peer, and make it s->conn.
  *
