@@ -32,9 +32,8 @@ static int take_round(struct destination *d, const struct wire_round *m, struct 
 		return error_session(err, -EPROTO,
 				     "message ROUND from the peer after the final round");
 	if (m->final && d->s->postcopy)
-		return error_session(
-			err, -EPROTO,
-			"message ROUND from the peer is final, POSTCOPY was agreed on");
+		return error_session(err, -EPROTO,
+				     "message ROUND from the peer is final, POSTCOPY was agreed on");
 	if (m->round != d->round + 1)
 		return error_session(err, -EPROTO,
 				     "message ROUND from the peer has round = %u, due is %u",
