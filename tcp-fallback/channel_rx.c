@@ -36,7 +36,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <string.h>
 #include "conn.h"
 #include "error.h"
@@ -53,8 +52,7 @@
  * A kernel without preemption gives the CPU to nobody else before it has copied all that is
  * there, several MiB perhaps, to pages that it has to find first: a vCPU that shares the CPU
  * stood still for 20 ms.  The time is that of the clock, so where others want the CPU it gets
- * less at once.  After one that took long others have their turn (sched_yield(2)), every
- * YIELD_NS: without it they would have to wait for the timer's tick, 4 ms and often twice that.
+ * less at once.  After one that took long others have their turn, see channel_give_way().
  *
  * Both cost speed where this side's senders are among the others: yielding after each of them,
  * with 0.4 ms for one, took 15 % of it.
@@ -62,7 +60,6 @@
 #define RX_LEAST (32u << 10)
 #define RX_MOST (4u << 20)
 #define RX_LONG_NS 1000000u
-#define YIELD_NS 1000000u
 
 /* Limits of SO_RCVLOWAT while payload is awaited, bytes. */
 #define LOWAT_MIN (64u << 10)
@@ -115,19 +112,13 @@ static void rx_fit(struct tcp_channel *ch, size_t n, uint64_t ns)
 }
 
 /* recvmsg() into the first of @nr ranges at @iov.  As recvmsg(), with -errno. */
-static ssize_t rx_some(struct tcp_channel *ch, struct iovec *iov, size_t nr)
+static ssize_t rx_some(struct tcp_channel *ch, struct iovec *iov, unsigned nr)
 {
-	struct msghdr msg = { .msg_iov = iov };
-	size_t room = ch->rx_most, last_len = 0;
-	struct iovec *last = NULL;
-
-	for (; msg.msg_iovlen < nr && room; msg.msg_iovlen++) {
-		last = &iov[msg.msg_iovlen];
-		last_len = last->iov_len;
-		if (last->iov_len > room)
-			last->iov_len = room;
-		room -= last->iov_len;
-	}
+	struct sock_limit limit;
+	struct msghdr msg = {
+		.msg_iov = iov,
+		.msg_iovlen = sock_limit(iov, nr, ch->rx_most, &limit),
+	};
 	uint64_t begin = sock_now_ns();
 	ssize_t n = recvmsg(ch->fd, &msg, MSG_DONTWAIT);
 
@@ -135,8 +126,7 @@ static ssize_t rx_some(struct tcp_channel *ch, struct iovec *iov, size_t nr)
 		n = -errno;
 	else
 		rx_fit(ch, (size_t)n, sock_now_ns() - begin);
-	if (last)
-		last->iov_len = last_len;
+	sock_limit_undo(&limit);
 	return n;
 }
 
@@ -181,17 +171,6 @@ static void rx_set_lowat(struct tcp_channel *ch)
 		ch->lowat = lowat;
 }
 
-/* Let others have the CPU, if that was a while ago. */
-static void give_way(struct tcp_channel *ch)
-{
-	uint64_t now = sock_now_ns();
-
-	if (now - ch->rx_yielded_ns < YIELD_NS)
-		return;
-	sched_yield();
-	ch->rx_yielded_ns = sock_now_ns();
-}
-
 /*
  * Receive something: payload into place, the rest into staging, of which @want
  * bytes are needed.  Waits without limit between frames (the source may have
@@ -209,7 +188,7 @@ static int rx_fill(struct tcp_channel *ch, size_t want, struct tern_error *err)
 		if (n > 0) {
 			rx_account(ch, (size_t)n);
 			if (ch->rx_was_long)
-				give_way(ch);
+				channel_give_way(ch);
 			return 0;
 		}
 		if (n == -EINTR)

@@ -71,6 +71,7 @@ struct tcp_channel {
 	/* The channel's thread. */
 	uint64_t fence_seq; /* of the last fence sent, or answered */
 	bool broken; /* a frame was sent, or taken, in part: the stream cannot be used again */
+	uint64_t yielded_ns; /* when others had their turn last */
 	struct zerocopy zc;
 
 	/*
@@ -84,7 +85,6 @@ struct tcp_channel {
 	uint64_t payload_left; /* bytes of [iov_at, iov_nr) */
 	size_t stage_at, stage_len; /* unparsed bytes of stage */
 	int lowat; /* SO_RCVLOWAT now; 0: never set */
-	uint64_t rx_yielded_ns; /* when others had their turn last */
 	size_t rx_most; /* bytes of one recvmsg(); see channel_rx.c */
 	bool rx_was_long; /* the last one */
 	uint8_t stage[STAGE_MAX];
@@ -201,6 +201,7 @@ void channel_end(struct tcp_channel *ch, int64_t deadline);
 long channel_serve(struct transport_channel *ch, void *buf, size_t *contents,
 		   struct tern_error *err);
 int channel_wait(struct tcp_channel *ch, short events, const char *doing, struct tern_error *err);
+void channel_give_way(struct tcp_channel *ch);
 int channel_lost(struct tcp_channel *ch, int code, const char *doing, struct tern_error *err);
 
 /* zerocopy.c */

@@ -85,6 +85,27 @@ struct iovec *sock_iov_advance(struct iovec *iov, unsigned *nr, size_t n)
 	return iov;
 }
 
+unsigned sock_limit(struct iovec *iov, unsigned nr, size_t most, struct sock_limit *l)
+{
+	unsigned n = 0;
+
+	l->last = NULL;
+	for (; n < nr && most; n++) {
+		l->last = &iov[n];
+		l->len = iov[n].iov_len;
+		if (iov[n].iov_len > most)
+			iov[n].iov_len = most;
+		most -= iov[n].iov_len;
+	}
+	return n;
+}
+
+void sock_limit_undo(const struct sock_limit *l)
+{
+	if (l->last)
+		l->last->iov_len = l->len;
+}
+
 /* The kernel's ways to say that the peer is gone, as one code. */
 static int sock_errno(void)
 {

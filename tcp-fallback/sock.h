@@ -37,6 +37,21 @@ int sock_wait(int fd, short events, int cancel_fd, int64_t deadline);
 /* sock_iov_advance - drop the first @n bytes; returns the first iovec that is left. */
 struct iovec *sock_iov_advance(struct iovec *iov, unsigned *nr, size_t n);
 
+/* What sock_limit() made shorter. */
+struct sock_limit {
+	struct iovec *last; /* NULL: none */
+	size_t len; /* as it was */
+};
+
+/*
+ * sock_limit - the first @most bytes of @iov, @most > 0.
+ *
+ * Returns how many of the @nr iovecs they take.  The last of these is made shorter, until
+ * sock_limit_undo() is called.
+ */
+unsigned sock_limit(struct iovec *iov, unsigned nr, size_t most, struct sock_limit *l);
+void sock_limit_undo(const struct sock_limit *l);
+
 /*
  * sock_send_all, sock_recv_all - move all of @iov or exactly @len bytes by @deadline.
  *

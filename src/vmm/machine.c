@@ -256,6 +256,14 @@ static bool all_inside(const struct machine *m)
 	return true;
 }
 
+void machine_make_ready(struct machine *m)
+{
+	pthread_mutex_lock(&m->lock);
+	m->ready++;
+	pthread_cond_broadcast(&m->wake);
+	pthread_mutex_unlock(&m->lock);
+}
+
 int machine_resume(struct machine *m)
 {
 	pthread_mutex_lock(&m->lock);

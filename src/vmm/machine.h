@@ -61,6 +61,7 @@ struct vcpu {
 	bool has_thread;
 	bool inside; /* its thread is in or about KVM_RUN; guarded by m->lock */
 	bool must_sleep; /* the throttle says so; guarded by m->lock */
+	unsigned made_ready; /* the last m->ready that it has seen; its thread's */
 };
 
 struct machine {
@@ -77,9 +78,10 @@ struct machine {
 	struct vcpu *vcpus;
 
 	pthread_mutex_t lock; /* guards what follows and vcpu.inside */
-	pthread_cond_t wake; /* running or quit have changed */
+	pthread_cond_t wake; /* running, quit or ready have changed */
 	pthread_cond_t moved; /* a vCPU has gone in or come out */
 	bool running, quit, crashed;
+	unsigned ready; /* count of machine_make_ready() */
 	uint64_t resumed_ns; /* CLOCK_MONOTONIC: when the last vCPU went in */
 	unsigned throttle; /* percent */
 	pthread_cond_t throttled; /* it has changed, or quit has; for the throttle's thread */
@@ -108,6 +110,14 @@ void machine_delete(struct machine **mp);
  * Any thread but a vCPU's.
  */
 bool machine_pause(struct machine *m, int timeout_ms);
+
+/*
+ * machine_make_ready - the vCPUs have their state and will soon run: let each have KVM do
+ * beforehand what it can of what it does before the guest's first instruction.
+ *
+ * Does not wait for them, and needs none of the guest's RAM.  Any thread but a vCPU's.
+ */
+void machine_make_ready(struct machine *m);
 
 /*
  * machine_resume - let all vCPUs run, and wait until they do: whoever measures how long the

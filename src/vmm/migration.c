@@ -184,6 +184,8 @@ static int vm_load(void *opaque, struct tern_state_reader *r)
 		ret = state_load(g->vmm->machine, p, len, &g->wants_to_run, &err);
 	if (ret)
 		explain(g, ret, &err);
+	else if (g->wants_to_run)
+		machine_make_ready(g->vmm->machine);
 	free(p);
 	return ret;
 }
