@@ -38,7 +38,13 @@
  */
 #define TX_MOST (512u << 10)
 
-/* So often others have their turn. */
+/*
+ * Others may have their turn after a call that took so many bytes or more: not after a page that
+ * a vCPU waits for, behind which there may be the next.
+ */
+#define TX_LONG (64u << 10)
+
+/* So often they have it. */
 #define YIELD_NS 1000000u
 
 /* Payload below this many bytes is copied: pinning pages costs more. */
@@ -102,9 +108,9 @@ int channel_wait(struct tcp_channel *ch, short events, const char *doing, struct
 }
 
 /*
- * channel_give_way - let others have the CPU (sched_yield(2)), if that was a while ago.
+ * channel_give_way - let others have the CPU (sched_yield(2)), if that was YIELD_NS ago.
  *
- * Without it they would have to wait for the timer's tick, 4 ms and often twice that: the
+ * The channel's thread, after a call that took long.  Without it they would have to wait for the timer's tick, 4 ms and often twice that: the
  * scheduler looks only then whether a thread that is not interrupted has had its share.
  */
 void channel_give_way(struct tcp_channel *ch)
@@ -162,7 +168,8 @@ static int channel_send(struct tcp_channel *ch, struct iovec *iov, unsigned nr, 
 		ssize_t n = send_some(ch, iov, nr, most, flags);
 
 		if (n > 0) {
-			channel_give_way(ch);
+			if (n >= TX_LONG)
+				channel_give_way(ch);
 			figure_add(&ch->fig.bytes, (uint64_t)n);
 			if (flags & MSG_ZEROCOPY)
 				zerocopy_sent(ch, (size_t)n);

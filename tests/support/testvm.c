@@ -129,12 +129,13 @@ static void keep_to_throttle(const struct testvm *vm, uint64_t *begin)
 	*begin = now_us();
 }
 
+/* A guest that was started has run, however soon it is stopped: it ticks once at least. */
 static void *writer(void *arg)
 {
 	struct testvm *vm = arg;
 	uint64_t begin = now_us();
 
-	while (atomic_load(&vm->run)) {
+	do {
 		uint64_t t = vm->ticks++;
 
 		write_page(written_page(vm, vm->ram[0], t), t);
@@ -142,7 +143,7 @@ static void *writer(void *arg)
 			usleep(vm->pause_us);
 		if (t % 64 == 0)
 			keep_to_throttle(vm, &begin);
-	}
+	} while (atomic_load(&vm->run));
 	return NULL;
 }
 

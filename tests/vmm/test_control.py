@@ -1,11 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-2-Clause
 """The control socket and the command line of tern-vm."""
+import ctypes
 import os
+import platform
+import struct
 import subprocess
 
 from case import Case, IMAGES, SMALL, TERN_VM, main
 from vmmtool import TIMEOUT, CommandError
+
+
+SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}[platform.machine()]
+
+
+def time_slice(thread):
+    """Of a thread under SCHED_OTHER, nanoseconds; 0 from kernels before 6.12, which have none."""
+    attributes = ctypes.create_string_buffer(48)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(SCHED_GETATTR, thread, attributes, len(attributes), 0):
+        raise OSError(ctypes.get_errno(), "sched_getattr")
+    return struct.unpack_from("=Q", attributes, 24)[0]  # sched_runtime
 
 
 class Control(Case):
@@ -58,6 +73,22 @@ class Control(Case):
         vm.command("cont")
         vm.wait_event(lambda e: e["event"] == "RESUME")
         self.serial.wait_more()
+
+    def test_vcpus_have_short_time_slices(self):
+        """And no other thread, those that KVM makes included."""
+        vm = self.vm(*SMALL)
+        self.serial.wait_more()
+        folder = f"/proc/{vm.process.pid}/task"
+        slices = {}
+        for thread in map(int, os.listdir(folder)):
+            with open(f"{folder}/{thread}/comm", encoding="utf-8") as file:
+                slices.setdefault(file.read().startswith("vcpu"), set()).add(time_slice(thread))
+        others = slices[False]
+        if time_slice(os.getpid()):  # the kernel tells
+            self.assertEqual(slices[True], {100_000})
+            self.assertNotIn(100_000, others)
+        else:
+            self.assertEqual(slices, {True: {0}, False: {0}})
 
     def test_parameters(self):
         vm = self.vm(*SMALL)
