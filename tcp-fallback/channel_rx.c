@@ -59,7 +59,7 @@
  */
 #define RX_LEAST (32u << 10)
 #define RX_MOST (4u << 20)
-#define RX_LONG_NS 1000000u
+#define RX_LONG_NS 500000u
 
 /* Limits of SO_RCVLOWAT while payload is awaited, bytes. */
 #define LOWAT_MIN (64u << 10)

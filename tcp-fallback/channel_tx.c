@@ -39,8 +39,8 @@
 #define TX_MOST (512u << 10)
 
 /*
- * Others may have their turn after a call that took so many bytes or more: not after a page that
- * a vCPU waits for, behind which there may be the next.
+ * Others may have their turn while so many bytes or more are sent, and after that: not after a
+ * page that a vCPU waits for, behind which there may be the next.
  */
 #define TX_LONG (64u << 10)
 
@@ -162,13 +162,15 @@ static ssize_t send_some(struct tcp_channel *ch, struct iovec *iov, unsigned nr,
 static int channel_send(struct tcp_channel *ch, struct iovec *iov, unsigned nr, int flags,
 			const char *doing, struct tern_error *err)
 {
+	bool is_long = sock_iov_bytes(iov, nr) >= TX_LONG;
+
 	while (nr) {
 		size_t most = flags & MSG_ZEROCOPY ? SIZE_MAX : TX_MOST;
 		int rc = 0;
 		ssize_t n = send_some(ch, iov, nr, most, flags);
 
 		if (n > 0) {
-			if (n >= TX_LONG)
+			if (is_long)
 				channel_give_way(ch);
 			figure_add(&ch->fig.bytes, (uint64_t)n);
 			if (flags & MSG_ZEROCOPY)

@@ -85,6 +85,15 @@ struct iovec *sock_iov_advance(struct iovec *iov, unsigned *nr, size_t n)
 	return iov;
 }
 
+size_t sock_iov_bytes(const struct iovec *iov, unsigned nr)
+{
+	size_t bytes = 0;
+
+	for (unsigned i = 0; i < nr; i++)
+		bytes += iov[i].iov_len;
+	return bytes;
+}
+
 unsigned sock_limit(struct iovec *iov, unsigned nr, size_t most, struct sock_limit *l)
 {
 	unsigned n = 0;

@@ -37,6 +37,9 @@ int sock_wait(int fd, short events, int cancel_fd, int64_t deadline);
 /* sock_iov_advance - drop the first @n bytes; returns the first iovec that is left. */
 struct iovec *sock_iov_advance(struct iovec *iov, unsigned *nr, size_t n);
 
+/* sock_iov_bytes - what @iov has in all. */
+size_t sock_iov_bytes(const struct iovec *iov, unsigned nr);
+
 /* What sock_limit() made shorter. */
 struct sock_limit {
 	struct iovec *last; /* NULL: none */
